@@ -1,0 +1,204 @@
+"""The domain's records: what one request is, before and after it ran. No I/O, no clock.
+
+These types are the seam between the gateway (which makes an `Invocation`), the runtime (which
+runs it) and the analysis (which reads it back). Times are microseconds from the request's start;
+the wall clock is kept once, for the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+from uuid import UUID
+
+import msgspec
+
+Kind = Literal["http", "job", "schedule", "invoke", "call", "replay", "bisect"]
+ExecutionOutcome = Literal["ok", "error", "timeout", "cancelled", "crashed"]
+SpanStatus = Literal["ok", "error", "rolled_back", "cancelled"]
+Isolation = Literal["read committed", "repeatable read", "serializable"]
+
+
+class Location(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A place in the user's code; `file` is relative to the project directory."""
+
+    file: str
+    line: int
+    function: str = ""
+
+
+class ErrorRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why something failed.
+
+    `fingerprint` groups failures by type and place: equal for the same bug, whatever the values.
+    """
+
+    type: str
+    message: str
+    stack: tuple[Location, ...] = ()
+    fingerprint: str = ""
+    sqlstate: str = ""
+    detail: str = ""
+    hint: str = ""
+
+
+class SpanRecord(msgspec.Struct, omit_defaults=True):
+    """One timed step. `span_id` is 16 hex digits; `input` and `output` are JSON-ready values."""
+
+    span_id: str
+    parent_span_id: str | None
+    kind: str
+    name: str
+    start_us: int
+    duration_us: int = 0
+    status: SpanStatus = "ok"
+    input: Any = None
+    output: Any = None
+    error: ErrorRecord | None = None
+    location: Location | None = None
+    attributes: dict[str, Any] | None = None
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """One argument of a function: where it comes from is decided by the gateway."""
+
+    name: str
+    annotation: Any
+    required: bool
+    default: Any = None
+
+
+class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What `define_function` declares, and where.
+
+    `transaction` False means that the function opens its own with `ctx.db.transaction()`.
+    `path` may hold parameters as `{name}`; `file` is relative to the project directory.
+    """
+
+    name: str
+    handler: Callable[..., Any]
+    method: str = "POST"
+    path: str
+    auth: str = "none"
+    timeout_s: float = 30.0
+    transaction: bool = True
+    isolation: Isolation = "read committed"
+    durability: Literal["normal", "strict"] = "normal"
+    retries: int = 0
+    schedule: str | None = None
+    cancel_on_disconnect: bool = False
+    takes_context: bool = True
+    is_async: bool = True
+    parameters: tuple[Parameter, ...] = ()
+    file: str = ""
+    line: int = 0
+    runtime: str = "python"
+
+
+class HttpRequest(msgspec.Struct, kw_only=True):
+    """One parsed HTTP request, body complete. Header names are lower case, values decoded latin-1;
+    a name that came several times keeps every value, in order, in `header_list`."""
+
+    method: str
+    target: str
+    path: str
+    query_string: str
+    headers: Mapping[str, str]
+    header_list: tuple[tuple[str, str], ...]
+    body: bytes
+    client: str
+    received_ns: int
+    """`time.perf_counter_ns` when the first byte of the head was seen."""
+
+
+class Invocation(msgspec.Struct, kw_only=True):
+    """One request that is about to run.
+
+    `started_perf_ns` is the zero of every span's `start_us`; `started_at_ns` is the wall clock
+    at the same moment (nanoseconds since the epoch). `arguments` are validated and passed by name.
+    `input` is what the record keeps (JSON-ready, not yet redacted).
+    """
+
+    request_id: UUID
+    trace_id: str
+    """32 hex digits (W3C trace context)."""
+    root_span_id: str
+    """16 hex digits: the id of the request's outermost span (gateway.request, or function)."""
+    parent_span_id: str | None = None
+    parent_request_id: UUID | None = None
+    kind: Kind = "http"
+    function: FunctionSpec
+    arguments: dict[str, Any]
+    input: Any = None
+    started_perf_ns: int
+    started_at_ns: int
+    http: HttpRequest | None = None
+    path_parameters: Mapping[str, str] = {}
+    client_request_id: str | None = None
+    principal: str | None = None
+    gateway_spans: list[SpanRecord] = []
+    attempt: int = 1
+    job_id: UUID | None = None
+    trace_flags: int = 1
+
+
+class Reply(msgspec.Struct, kw_only=True):
+    """What goes back to the caller. `headers` includes x-request-id and, when the record could
+    not be written, `x-flux-recorded: no`."""
+
+    status_code: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    outcome: ExecutionOutcome = "ok"
+    value: Any = None
+
+
+class Refusal(msgspec.Struct, kw_only=True):
+    """A request that was turned away before a function ran; `rule` names what refused it, such as
+    `route.not_found`, `validate.input`, `limit.body`, `http.malformed`."""
+
+    request_id: UUID
+    trace_id: str
+    root_span_id: str
+    parent_span_id: str | None = None
+    rule: str
+    status_code: int
+    code: str
+    message: str
+    hint: str = ""
+    details: Any = None
+    function: str | None = None
+    method: str | None = None
+    path: str | None = None
+    input: Any = None
+    client_request_id: str | None = None
+    headers: list[tuple[str, str]] = []
+    started_perf_ns: int
+    started_at_ns: int
+    gateway_spans: list[SpanRecord] = []
+
+
+class Runner(Protocol):
+    """What the gateway needs of the runtime."""
+
+    @property
+    def functions(self) -> tuple[FunctionSpec, ...]:
+        """Every function of the deployment this worker runs."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether the database answered last time (for /readyz)."""
+        ...
+
+    async def run(self, invocation: Invocation) -> Reply:
+        """Run one request to its end. Returns once the record is durable (law 1).
+
+        Never raises for what the function did; a cancellation from outside is recorded as
+        `cancelled` and then propagates.
+        """
+        ...
+
+    async def refuse(self, refusal: Refusal) -> Reply:
+        """Record a refusal (batched, counted above a rate) and make its reply."""
+        ...
