@@ -1,0 +1,98 @@
+"""How a command reaches Postgres: one plain connection, one place that translates its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+
+from flux_pg.config import Settings, masked
+from flux_pg.errors import DatabaseUnreachable, FluxError, NotFoundError, UsageError
+
+Database = psycopg.Connection[DictRow]
+
+_NOT_INSTALLED = ("3F000", "42883", "42P01")
+_BY_SQLSTATE: dict[str, tuple[type[FluxError], str]] = {
+    "ZF001": (UsageError, "invalid-argument"),
+    "ZF002": (NotFoundError, "not-found"),
+    "ZF003": (FluxError, "not-permitted"),
+    "ZF004": (FluxError, "conflict"),
+    "ZF005": (UsageError, "not-trackable"),
+    "ZF006": (FluxError, "incomplete"),
+}
+
+
+def translate(error: psycopg.Error) -> FluxError:
+    """Return the error that a person sees for one of Postgres's."""
+    state = error.sqlstate or ""
+    message = error.diag.message_primary or str(error).strip() or type(error).__name__
+    hint = error.diag.message_hint or ""
+    if state in _BY_SQLSTATE:
+        kind, code = _BY_SQLSTATE[state]
+        detail = f"\n{error.diag.message_detail}" if error.diag.message_detail else ""
+        return kind(message + detail, hint, code=code)
+    if state in _NOT_INSTALLED and "flux" in message:
+        return DatabaseUnreachable(
+            f"this database has no Flux schema, or an old one: {message}",
+            "Run `flux db migrate` to install it.",
+            code="not-installed",
+        )
+    if state == "42501":
+        return FluxError(message, "This login lacks the right; see `flux doctor`.", code="rights")
+    if isinstance(error, psycopg.OperationalError) and (not state or state[:2] in ("08", "57")):
+        return DatabaseUnreachable(
+            f"lost the database: {_one_line(error)}", "Run it again; see `flux doctor`."
+        )
+    label = f" (SQLSTATE {state})" if state else ""
+    return FluxError(f"{message}{label}", hint or "See `flux doctor`.", code="database-error")
+
+
+def _one_line(error: psycopg.Error) -> str:
+    return " ".join(str(error).split())
+
+
+def connect(conninfo: str, **options: Any) -> Database:
+    """Open a connection in autocommit mode.
+
+    Raises:
+        DatabaseUnreachable: naming the target, never the password.
+    """
+    try:
+        return psycopg.connect(
+            conninfo,
+            autocommit=True,
+            row_factory=dict_row,
+            application_name="flux",
+            connect_timeout=10,
+            **options,
+        )
+    except psycopg.OperationalError as error:
+        raise DatabaseUnreachable(
+            f"cannot reach the database {masked(conninfo)}: {_one_line(error)}",
+            "Check that it runs and that the address and password are right.",
+        ) from None
+    except psycopg.ProgrammingError as error:
+        raise UsageError(
+            f"bad connection string {masked(conninfo)}: {_one_line(error)}",
+            'Write it like "postgresql://user@host:5432/database".',
+        ) from None
+
+
+@contextmanager
+def open_database(settings: Settings, *, admin: bool = False) -> Iterator[Database]:
+    """Open the project's database for one command.
+
+    With the embedded server, it is started if it does not run and stopped again at the end.
+
+    Args:
+        settings: The project's settings.
+        admin: Use the login that owns the project's tables instead of the runtime's.
+    """
+    url = (settings.admin_url if admin else None) or settings.database_url
+    if url is None:
+        raise DatabaseUnreachable("the embedded server is not available yet")
+    with connect(url) as connection:
+        yield connection
