@@ -1,0 +1,60 @@
+"""Logins and rights of the embedded server.
+
+`flux_admin` owns the project's database and runs its migrations; `flux_app` is what functions run
+as: it may read and write flux_admin's tables and write records through functions, nothing else.
+Neither is a superuser. The group roles come from sql/roles.sql.
+"""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import sql
+
+from flux_pg.database import sql_files
+
+ADMIN = "flux_admin"
+APP = "flux_app"
+
+
+def ensure_logins(conn: psycopg.Connection) -> None:
+    """Create the roles of the embedded server; conn is a superuser's. Idempotent."""
+    conn.execute(sql_files.read("roles.sql").encode())
+    for name in (ADMIN, APP):
+        if not _exists(conn, "select from pg_roles where rolname = %s", name):
+            conn.execute(sql.SQL("create role {} login").format(sql.Identifier(name)))
+        conn.execute(sql.SQL("grant flux_runtime, flux_reader to {}").format(sql.Identifier(name)))
+
+
+def ensure_database(conn: psycopg.Connection, name: str) -> bool:
+    """Create a database owned by flux_admin; conn is an autocommit superuser's.
+
+    Returns:
+        Whether it was made just now.
+    """
+    if _exists(conn, "select from pg_database where datname = %s", name):
+        return False
+    conn.execute(
+        sql.SQL("create database {} owner {}").format(sql.Identifier(name), sql.Identifier(ADMIN))
+    )
+    return True
+
+
+def grant_application_rights(conn: psycopg.Connection, admin: str = ADMIN, app: str = APP) -> None:
+    """Let `app` use what `admin` creates in this database, now and later. Idempotent.
+
+    Raises:
+        psycopg.errors.InsufficientPrivilege: conn's role is not a member of `admin`.
+    """
+    names = {"admin": sql.Identifier(admin), "app": sql.Identifier(app)}
+    for statement in (
+        "alter default privileges for role {admin} grant select, insert, update, delete"
+        " on tables to {app}",
+        "alter default privileges for role {admin} grant usage, select on sequences to {app}",
+        "alter default privileges for role {admin} grant usage on schemas to {app}",
+        "grant usage on schema public to {app}",
+    ):
+        conn.execute(sql.SQL(statement).format(**names))  # type: ignore[arg-type]
+
+
+def _exists(conn: psycopg.Connection, query: str, name: str) -> bool:
+    return conn.execute(query.encode(), (name,)).fetchone() is not None

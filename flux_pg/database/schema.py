@@ -1,0 +1,231 @@
+"""Install schema `flux` and bring it up to date: as plain SQL, or as an extension.
+
+Both ways run the same files in the order of sql/manifest.txt, as `flux_owner`, so that everything
+ends up in its hands. The plain way needs no superuser: CREATEROLE (for the roles, the first time)
+and CREATE on the database do. What needs more, the event trigger for new tables, is left out with
+a notice.
+
+Two nodes may install at once: an advisory lock makes the second one wait and then find the work
+done. An installation is one transaction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import psycopg
+from psycopg import sql
+
+from flux_pg.database import sql_errors, sql_files
+from flux_pg.database.sql_files import Body, SqlFile
+from flux_pg.errors import FluxError
+
+# "flux", as bytes of a bigint; the second number tells the uses apart.
+INSTALL_LOCK = (0x666C7578, 1)
+
+_REPLACEABLE = re.compile(r"^create (function|procedure|view|trigger)\b", re.MULTILINE)
+_PROLOGUE = """
+set local search_path = pg_catalog, pg_temp;
+set local check_function_bodies = off;
+set local client_min_messages = warning;
+"""
+
+
+class SchemaError(FluxError):
+    """Schema flux cannot be installed or does not fit this version of Flux."""
+
+    code = "schema"
+
+
+@dataclass(frozen=True)
+class SchemaVersion:
+    """What a database has.
+
+    Attributes:
+        installed_as: `plain` or `extension`.
+    """
+
+    version: str
+    tables_checksum: str
+    code_checksum: str
+    installed_as: str
+
+
+@dataclass(frozen=True)
+class InstallResult:
+    """What an installation did.
+
+    Attributes:
+        action: `installed`, `current` (nothing to do), `refreshed` (functions and views of an
+            unreleased version applied again) or `upgraded`.
+        notices: What was left out and why, for the person who installs.
+    """
+
+    action: str
+    version: str
+    installed_as: str
+    notices: tuple[str, ...] = ()
+
+
+def schema_version(conn: psycopg.Connection) -> SchemaVersion | None:
+    """Version of schema flux in this database, or None if it is not installed."""
+    found = conn.execute("select to_regclass('flux.schema_version') is not null").fetchone()
+    if not (found and found[0]):
+        return None
+    row = conn.execute(
+        "select version, tables_checksum, code_checksum, installed_as from flux.schema_version"
+    ).fetchone()
+    return SchemaVersion(*row) if row else None
+
+
+def install(conn: psycopg.Connection, *, body: Body | None = None) -> InstallResult:
+    """Install schema flux as plain SQL, or bring it up to date; does nothing if it is current.
+
+    Args:
+        conn: An idle connection of a superuser or of a role with CREATEROLE and CREATE on the
+            database. One transaction is opened on it.
+        body: Which SQL; by default what this Flux carries.
+
+    Raises:
+        SchemaError: A right is missing, a file fails, or what is installed cannot be changed.
+    """
+    body = body or sql_files.body()
+    notices: list[str] = []
+    with conn.transaction():
+        conn.execute("select pg_advisory_xact_lock(%s, %s)", INSTALL_LOCK)
+        present = schema_version(conn)
+        if present is not None:
+            return _update(conn, present, body)
+        _run_installer(conn, body, notices)
+    return InstallResult("installed", body.version, "plain", tuple(notices))
+
+
+def install_at(conninfo: str) -> InstallResult:
+    """As `install`, on a connection of its own; for `trio.to_thread.run_sync`."""
+    with psycopg.connect(conninfo, autocommit=True) as conn:
+        return install(conn)
+
+
+def _run_installer(conn: psycopg.Connection, body: Body, notices: list[str]) -> None:
+    conn.execute(_PROLOGUE.encode())
+    with _explained_rights():
+        _run(conn, SqlFile("roles.sql", sql_files.read("roles.sql")))
+        with _as_owner(conn):
+            pass
+        _run(conn, SqlFile("preamble.sql", sql_files.read("preamble.sql")))
+    with _as_owner(conn):
+        for file in body.files:
+            if not file.superuser:
+                _run(conn, file)
+        _write_version(conn, body, "plain")
+    _run_superuser_files(conn, body, notices)
+
+
+def _run_superuser_files(conn: psycopg.Connection, body: Body, notices: list[str]) -> None:
+    for file in body.files:
+        if not file.superuser:
+            continue
+        try:
+            with conn.transaction():
+                _run(conn, file)
+        except SchemaError as error:
+            if not isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege):
+                raise
+            notices.append(
+                f"left out {file.name}: {error.__cause__.diag.message_primary} "
+                "(new tables are tracked by `flux db migrate` and flux.track_missing() instead)"
+            )
+
+
+def _run(conn: psycopg.Connection, file: SqlFile) -> None:
+    try:
+        conn.execute(file.text.encode())
+    except psycopg.Error as error:
+        raise SchemaError(
+            sql_errors.describe(error, f"sql/{file.name}", file.text),
+            "This is a fault of Flux or of the rights of the role that installs it.",
+        ) from error
+
+
+@contextmanager
+def _as_owner(conn: psycopg.Connection) -> Iterator[None]:
+    """Run as flux_owner. A role that is not a member becomes one for the time of the block."""
+    row = conn.execute(
+        "select current_user, current_setting('role'), current_setting('is_superuser') = 'on'"
+    ).fetchone()
+    assert row is not None
+    me, role, superuser = row
+    granted = not superuser and _become_member(conn, me)
+    conn.execute("set local role flux_owner")
+    yield
+    conn.execute("select set_config('role', %s, true)", (role,))
+    if granted:
+        conn.execute(sql.SQL("revoke flux_owner from {}").format(sql.Identifier(me)))
+
+
+def _become_member(conn: psycopg.Connection, me: str) -> bool:
+    # From 16 on membership and the right to SET ROLE are apart; the creator has only ADMIN.
+    right = "SET" if conn.info.server_version >= 160000 else "MEMBER"
+    row = conn.execute("select pg_has_role('flux_owner', %s)", (right,)).fetchone()
+    if row and row[0]:
+        return False
+    conn.execute(sql.SQL("grant flux_owner to {}").format(sql.Identifier(me)))
+    return True
+
+
+@contextmanager
+def _explained_rights() -> Iterator[None]:
+    try:
+        yield
+    except (psycopg.errors.InsufficientPrivilege, SchemaError) as error:
+        cause = error.__cause__ if isinstance(error, SchemaError) else error
+        if not isinstance(cause, psycopg.errors.InsufficientPrivilege):
+            raise
+        raise SchemaError(
+            f"this role may not install schema flux: {cause.diag.message_primary}",
+            "Install once as a superuser or as a role with CREATEROLE and CREATE on the database.",
+            code="not-permitted",
+        ) from cause
+
+
+def _write_version(conn: psycopg.Connection, body: Body, installed_as: str) -> None:
+    conn.execute("delete from flux.schema_version")
+    conn.execute(
+        "insert into flux.schema_version (version, tables_checksum, code_checksum, installed_as)"
+        " values (%s, %s, %s, %s)",
+        (body.version, body.tables_checksum, body.code_checksum, installed_as),
+    )
+
+
+def _update(conn: psycopg.Connection, present: SchemaVersion, body: Body) -> InstallResult:
+    if present.version != body.version:
+        raise SchemaError(f"schema flux has version {present.version}", "Upgrade.")
+    wanted = replace(
+        present, tables_checksum=body.tables_checksum, code_checksum=body.code_checksum
+    )
+    if present == wanted:
+        return InstallResult("current", present.version, present.installed_as)
+    if present.tables_checksum != body.tables_checksum:
+        raise SchemaError(
+            f"schema flux in this database comes from another unreleased build of {body.version}, "
+            "and its tables differ",
+            "If its records may go: `drop schema flux cascade`, or for the embedded database "
+            "remove .flux/postgres; then start again.",
+            code="schema-differs",
+        )
+    _refresh(conn, body.files)
+    with _as_owner(conn):
+        _write_version(conn, body, present.installed_as)
+    return InstallResult("refreshed", body.version, present.installed_as)
+
+
+def _refresh(conn: psycopg.Connection, files: Iterable[SqlFile]) -> None:
+    conn.execute(_PROLOGUE.encode())
+    with _as_owner(conn):
+        for file in files:
+            if not file.makes_tables and not file.superuser:
+                text = _REPLACEABLE.sub(r"create or replace \1", file.text)
+                _run(conn, replace(file, text=text))

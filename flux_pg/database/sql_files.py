@@ -1,0 +1,99 @@
+"""The SQL of schema flux: where its files are and in which order they are installed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from flux_pg.errors import FluxError
+
+VERSION = "0.1.0"
+SUPERUSER_SECTION = "[superuser]"
+
+
+@dataclass(frozen=True)
+class SqlFile:
+    """One file of the manifest.
+
+    Attributes:
+        name: Path inside `sql/`.
+        text: Its contents.
+        superuser: Whether it runs as the installing role after everything else, and is left out
+            with a notice where that role lacks the right.
+    """
+
+    name: str
+    text: str
+    superuser: bool = False
+
+    @property
+    def makes_tables(self) -> bool:
+        """Whether it makes storage or rows, so that it cannot be applied a second time."""
+        return "/" not in self.name and self.name != "grants.sql" and self.name != "views.sql"
+
+
+@dataclass(frozen=True)
+class Body:
+    """All of the SQL of one version of the schema, in install order."""
+
+    files: tuple[SqlFile, ...]
+    version: str = VERSION
+
+    @property
+    def tables_checksum(self) -> str:
+        """SHA-256 over the files that make tables."""
+        return _checksum(file for file in self.files if file.makes_tables)
+
+    @property
+    def code_checksum(self) -> str:
+        """SHA-256 over all other files."""
+        return _checksum(file for file in self.files if not file.makes_tables)
+
+
+def root() -> Traversable:
+    """The `sql` directory: inside the package when installed, beside it in a checkout."""
+    installed = files("flux_pg") / "_sql"
+    if installed.is_dir():
+        return installed
+    checkout = Path(str(files("flux_pg"))).parent / "sql"
+    if (checkout / "manifest.txt").exists():
+        return checkout
+    raise FluxError(
+        "the SQL files of Flux are missing from this installation", "Install flux-pg again."
+    )
+
+
+def read(name: str) -> str:
+    """Text of one file of `sql/`."""
+    path = root()
+    for part in name.split("/"):
+        path = path / part
+    return path.read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def body() -> Body:
+    """The body that this installation of Flux carries; read once."""
+    return Body(tuple(_read_manifest(read("manifest.txt"))))
+
+
+def _read_manifest(manifest: str) -> Iterator[SqlFile]:
+    superuser = False
+    for line in manifest.splitlines():
+        name = line.split("#")[0].strip()
+        if name == SUPERUSER_SECTION:
+            superuser = True
+        elif name:
+            yield SqlFile(name, read(name), superuser)
+
+
+def _checksum(chosen: Iterator[SqlFile]) -> str:
+    digest = hashlib.sha256()
+    for file in chosen:
+        digest.update(f"{file.name}\0{file.text}\0".encode())
+    return digest.hexdigest()

@@ -1,0 +1,42 @@
+-- Rights, in one place: nobody but flux_owner may do anything unless it is said here. Functions
+-- are named without arguments; a test sees to it that each name exists and that no other function
+-- can be called.
+do $$
+declare
+    v_runtime constant text[] := array[
+        'begin_request', 'record_request', 'continue_request', 'complete_request',
+        'record_refusals', 'count_refusals', 'record_crashed', 'register_deployment',
+        'collect_attempted', 'record_attempted', 'redaction_key', 'record_migration'
+    ];
+    v_reader constant text[] := array[
+        'span_hex', 'uuid_floor', 'trace', 'why', 'diff', 'history', 'blame', 'state_at', 'verify'
+    ];
+    v_hidden_tables constant text[] := array['settings'];
+    v_function record;
+    v_relation record;
+begin
+    grant usage on schema flux to flux_runtime, flux_reader;
+    for v_function in
+        select p.oid::regprocedure as signature, p.proname as name
+        from pg_catalog.pg_proc as p
+        where p.pronamespace = 'flux'::regnamespace
+    loop
+        execute format('revoke all on function %s from public', v_function.signature);
+        if v_function.name = any (v_runtime) then
+            execute format('grant execute on function %s to flux_runtime', v_function.signature);
+        end if;
+        if v_function.name = any (v_reader) then
+            execute format('grant execute on function %s to flux_reader', v_function.signature);
+        end if;
+    end loop;
+    for v_relation in
+        select c.oid::regclass as name
+        from pg_catalog.pg_class as c
+        where c.relnamespace = 'flux'::regnamespace
+            and c.relkind in ('r', 'p', 'v') and not c.relispartition
+            and c.relname <> all (v_hidden_tables)
+    loop
+        execute format('grant select on table %s to flux_reader', v_relation.name);
+    end loop;
+end
+$$;
