@@ -130,7 +130,7 @@ class Keeper:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=self._before_exec,
+                preexec_fn=self._before_exec,  # noqa: PLW1509 - this process has one thread
                 cwd="/",
             )
         ticks = 0

@@ -53,7 +53,7 @@ def grant_application_rights(conn: psycopg.Connection, admin: str = ADMIN, app: 
         "alter default privileges for role {admin} grant usage on schemas to {app}",
         "grant usage on schema public to {app}",
     ):
-        conn.execute(sql.SQL(statement).format(**names))  # type: ignore[arg-type]
+        conn.execute(sql.SQL(statement).format(**names))
 
 
 def _exists(conn: psycopg.Connection, query: str, name: str) -> bool:

@@ -34,7 +34,7 @@ class SqlFile:
     @property
     def makes_tables(self) -> bool:
         """Whether it makes storage or rows, so that it cannot be applied a second time."""
-        return "/" not in self.name and self.name != "grants.sql" and self.name != "views.sql"
+        return "/" not in self.name and self.name not in {"grants.sql", "views.sql"}
 
 
 @dataclass(frozen=True)
