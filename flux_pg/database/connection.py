@@ -52,12 +52,17 @@ from psycopg.rows import AsyncRowFactory, Row, tuple_row
 from psycopg.waiting import Ready, Wait
 from trio.lowlevel import checkpoint_if_cancelled, wait_readable, wait_writable
 
+from flux_pg.database.prepared import PreparedStatements
+
 RV = TypeVar("RV")
+Error = errors.Error  # for files that know Trio and therefore do not import psycopg
 
 logger = logging.getLogger("flux.database")
 
 _OK = pq.ConnStatus.OK
 _ACTIVE = pq.TransactionStatus.ACTIVE
+_IDLE = pq.TransactionStatus.IDLE
+_PIPELINE_OFF = pq.PipelineStatus.OFF
 _R = int(Wait.R)
 _W = int(Wait.W)
 _READY_R = Ready.R
@@ -105,6 +110,9 @@ class _Lock:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.release()
+
+    def is_free(self) -> bool:
+        return self._owner is None
 
     def release(self) -> None:
         """Hand over to the first waiter, in the same step: nobody can slip in between."""
@@ -235,6 +243,7 @@ class Connection(AsyncConnection[Row]):
         self.lock = _Lock()
         self.cursor_factory = Cursor
         self.server_cursor_factory = ServerCursor
+        self.prepared = self._prepared = PreparedStatements()
         self.in_doubt = False
         self._on_cancel = OnCancel.CANCEL
 
@@ -347,7 +356,7 @@ class Connection(AsyncConnection[Row]):
                 return cast(RV, result)
             raise
         except KeyboardInterrupt:
-            await self._give_up()  # it can strike in the middle of libpq's and psycopg's own steps
+            await self.abort()  # it can strike in the middle of libpq's and psycopg's own steps
             raise
         except (OSError, trio.ClosedResourceError) as exc:
             self.in_doubt = True
@@ -369,7 +378,7 @@ class Connection(AsyncConnection[Row]):
             suspended.gen.close()
             return False, None
         if on_cancel is OnCancel.CANCEL and self._pipeline is not None:
-            await self._give_up()
+            await self.abort()
             return False, None
         try:
             with trio.CancelScope(shield=True, deadline=self._grace_deadline()) as grace:
@@ -388,7 +397,7 @@ class Connection(AsyncConnection[Row]):
                 raise
             self.in_doubt = True
             return False, None
-        self._drop()
+        self.drop()
         with suppress(Exception):
             suspended.gen.close()
         return False, None
@@ -404,14 +413,14 @@ class Connection(AsyncConnection[Row]):
                 return result
             retry_s *= 2
 
-    async def _give_up(self) -> None:
+    async def abort(self) -> None:
         """Stop the server's work as far as it can be reached, and close the connection."""
         if self.closed:
             return
         if self.pgconn.transaction_status == _ACTIVE:
             with trio.CancelScope(shield=True):
                 await self._try_cancel(timeout=self.cancel_grace_s / 2)
-        self._drop()
+        self.drop()
 
     def _grace_deadline(self) -> float:
         return trio.current_time() + self.cancel_grace_s
@@ -430,16 +439,60 @@ class Connection(AsyncConnection[Row]):
         with trio.CancelScope(shield=True, deadline=self._grace_deadline()) as waiting:
             await self.lock.__aenter__()
         if waiting.cancelled_caught:  # somebody else's statement hangs: nothing can be ended
-            self._drop()
+            self.drop()
             raise errors.OperationalError("the connection was in use by another task; closed")
         try:
             return await self.drive(gen, OnCancel.FINISH)
         finally:
             self.lock.release()
 
+    async def exchange(self, gen: PQGen[RV], *, finish: bool = False) -> RV:
+        """Take the lock and drive a generator of our own that leaves the protocol in order."""
+        if finish:
+            return await self.finish(gen)
+        async with self.lock:
+            return await self.drive(gen, OnCancel.CANCEL)
+
+    async def raise_if_cancelled(self) -> None:
+        """A cancel point, for callers that know psycopg but not Trio."""
+        await checkpoint_if_cancelled()
+
+    def is_clean(self) -> bool:
+        """Open, outside a transaction and out of pipeline mode: fit for another owner."""
+        pgconn = self.pgconn
+        return (
+            pgconn.transaction_status == _IDLE
+            and pgconn.pipeline_status == _PIPELINE_OFF
+            and self._pipeline is None
+            and not self._num_transactions
+            and self.lock.is_free()
+        )
+
+    async def restore(self) -> bool:
+        """Make it fit for another owner: roll back what is open, or close. Whether it is open.
+
+        Not a cancel point; takes at most `cancel_grace_s`.
+        """
+        if not self.lock.is_free() or self.pgconn.transaction_status == _ACTIVE:
+            await self.abort()
+        else:
+            deadline = self._grace_deadline()
+            with trio.CancelScope(shield=True, deadline=deadline), suppress(errors.Error):
+                await self.rollback()
+        if not self.is_clean():
+            self.drop()
+        return not self.closed
+
+    def has_unread(self) -> bool:
+        """Bytes wait on the socket: on an idle connection a farewell, rarely only a notification.
+
+        Costs a poll() and no round trip. A peer that vanished silently is not seen by this.
+        """
+        return _poll(self.pgconn.socket, _R) is not None
+
     # Closing and cancelling
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         """Close the socket at once. Trio must hear of it first, or it may wait on a reused fd."""
         if self.closed:
             return
@@ -453,7 +506,7 @@ class Connection(AsyncConnection[Row]):
         A statement still running is not stopped by this (see `client_connection_check_interval`).
         """
         if not self.closed:
-            self._drop()
+            self.drop()
             self._closed = True
 
     async def cancel_safe(self, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109
@@ -588,7 +641,7 @@ class Pipeline(AsyncPipeline):
     ) -> None:
         try:
             if exc_val is not None and not isinstance(exc_val, Exception):
-                await self._conn._give_up()
+                await self._conn.abort()
             if self._conn.closed:
                 if exc_val is None:
                     raise errors.OperationalError("the connection was closed in pipeline mode")
@@ -662,7 +715,7 @@ async def _stop_stream(conn: Connection[Any]) -> None:
                 await conn.drive(drain(), OnCancel.ABANDON)
             retry_s *= 2
     if conn.pgconn.transaction_status == _ACTIVE:
-        conn._drop()
+        conn.drop()
 
 
 class Copy(AsyncCopy):
@@ -684,7 +737,7 @@ class Copy(AsyncCopy):
             raise
         finally:
             if conn.pgconn.transaction_status == _ACTIVE:
-                conn._drop()
+                conn.drop()
 
 
 class ServerCursor(AsyncServerCursor[Row]):
