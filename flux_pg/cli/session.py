@@ -85,14 +85,25 @@ def connect(conninfo: str, **options: Any) -> Database:
 def open_database(settings: Settings, *, admin: bool = False) -> Iterator[Database]:
     """Open the project's database for one command.
 
-    With the embedded server, it is started if it does not run and stopped again at the end.
+    With the embedded server, it is joined, or started for as long as the command runs.
 
     Args:
         settings: The project's settings.
         admin: Use the login that owns the project's tables instead of the runtime's.
     """
-    url = (settings.admin_url if admin else None) or settings.database_url
-    if url is None:
-        raise DatabaseUnreachable("the embedded server is not available yet")
-    with connect(url) as connection:
+    with conninfo_of(settings, admin=admin) as conninfo, connect(conninfo) as connection:
         yield connection
+
+
+@contextmanager
+def conninfo_of(settings: Settings, *, admin: bool = False) -> Iterator[str]:
+    """Provide the connection string of the project's database, its server running meanwhile."""
+    url = (settings.admin_url if admin else None) or settings.database_url
+    if url is not None:
+        yield url
+        return
+    from flux_pg.database import embedded, roles
+
+    with embedded.EmbeddedServer(settings.state_dir) as server:
+        embedded.prepare(server)
+        yield server.dsn(roles.ADMIN if admin else roles.APP)

@@ -1,0 +1,83 @@
+-- Facts only, from the record: what needs the project's git history (author, commit of the line) is
+-- null here and filled in by the command line.
+create function flux.why(p_request_id uuid) returns json
+language plpgsql stable strict parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_execution record;
+    v_cause json;
+    v_place json;
+begin
+    select
+        e.request_id, e.trace_id, e.kind, e.function, e.method, e.path, e.input, e.outcome,
+        e.status_code, e.started_at, e.duration_us, e.error, e.refused_by, e.state, e.deployment,
+        e.commit, e.dirty, e.complete, e.incomplete_reason
+    into v_execution
+    from flux.executions as e
+    where e.request_id = p_request_id;
+    if not found then
+        raise exception 'no request %', p_request_id
+            using errcode = 'ZF002', hint = 'It was never recorded here, or it was pruned.';
+    end if;
+    if v_execution.outcome is distinct from 'ok' then
+        v_cause := flux.cause_span(p_request_id, v_execution.error);
+        v_place := coalesce(
+            case when v_cause ->> 'kind' not like 'gateway%' then nullif(v_cause -> 'location' #>> '{}', '')::json end,
+            v_execution.error -> 'stack' -> -1
+        );
+    end if;
+    v_place := coalesce(v_place, flux.function_place(v_execution.deployment, v_execution.function));
+    return json_build_object(
+        'schema', 'flux.why/1',
+        'request_id', v_execution.request_id,
+        'trace_id', replace(v_execution.trace_id::text, '-', ''),
+        'kind', v_execution.kind,
+        'function', v_execution.function,
+        'method', v_execution.method,
+        'path', v_execution.path,
+        'outcome', v_execution.outcome,
+        'status_code', v_execution.status_code,
+        'started_at', flux.iso_time(v_execution.started_at),
+        'duration_us', v_execution.duration_us,
+        'input', v_execution.input,
+        'root_cause', case when v_execution.outcome <> 'ok' then json_build_object(
+            'type', coalesce(v_execution.error ->> 'type', v_execution.outcome),
+            'message', coalesce(v_execution.error ->> 'message', ''),
+            'span_id', v_cause ->> 'span_id',
+            'fingerprint', v_execution.error ->> 'fingerprint',
+            'sqlstate', nullif(v_execution.error ->> 'sqlstate', ''),
+            'detail', nullif(v_execution.error ->> 'detail', ''),
+            'hint', nullif(v_execution.error ->> 'hint', ''),
+            'refused_by', v_execution.refused_by,
+            'stack', v_execution.error -> 'stack'
+        ) end,
+        'location', case when v_place ->> 'file' is not null then json_build_object(
+            'file', v_place ->> 'file',
+            'line', (v_place ->> 'line')::integer,
+            'function', v_place ->> 'function',
+            'commit', v_execution.commit,
+            'dirty', v_execution.dirty,
+            'author', null
+        ) end,
+        'mutations', flux.mutations_json(p_request_id),
+        'previous', flux.previous_writers(p_request_id),
+        'last_success', flux.last_success(v_execution.function, p_request_id),
+        'suggestions', flux.suggest_commands(p_request_id),
+        'complete', v_execution.complete,
+        'incomplete_reason', v_execution.incomplete_reason
+    );
+end
+$$;
+
+comment on function flux.why(uuid) is
+    'Why a request ended as it did, as a flux.why/1 document: root cause, place, row changes, who wrote the touched rows before, the last success, what to type next.';
+
+create function flux.why(p_selector text) returns json
+language sql stable strict parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+select flux.why(flux.resolve_request(p_selector))
+$$;
+
+comment on function flux.why(text) is 'As flux.why(uuid), for anything that flux.resolve_request takes.';
