@@ -1,0 +1,47 @@
+"""Installing every shim, once, before user code is imported; and removing them, for tests."""
+
+from __future__ import annotations
+
+from . import originals
+from .clock import install_clock
+from .environment import install_environment
+from .patching import Patches
+from .randomness import install_randomness
+
+_installed: Patches | None = None
+
+
+def install_shims() -> None:
+    """Put the shims in place. Does nothing if they are there already.
+
+    Call it before the first import of user code: `from time import time` binds early.
+
+    Raises:
+        RuntimeError: This interpreter does not let a boundary be recorded. Nothing is changed.
+    """
+    global _installed  # noqa: PLW0603 - whether shims are in place is a fact of the process
+    if _installed is not None:
+        return
+    assert originals.time_ns is not None  # bound before anything is replaced
+    patches = Patches()
+    try:
+        for install in (install_clock, install_randomness, install_environment):
+            install(patches)
+    except BaseException:
+        patches.undo()
+        raise
+    _installed = patches
+
+
+def remove_shims() -> None:
+    """Put every original back. Names that user code bound meanwhile stay shims (they pass
+    through outside a run)."""
+    global _installed  # noqa: PLW0603
+    if _installed is not None:
+        _installed.undo()
+        _installed = None
+
+
+def shims_installed() -> bool:
+    """Whether the shims are in place."""
+    return _installed is not None

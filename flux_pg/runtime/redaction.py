@@ -1,0 +1,217 @@
+"""Keeping secrets out of what is written: the one door in Python (law 6).
+
+A value is secret by its name: key of an object, header, query parameter, environment variable.
+Names are compared in lower case with the LIKE patterns of `flux.redactions`, the same rules that
+the row trigger applies. A secret is replaced by `redacted:<16 hex>`, a keyed hash of its text:
+equal secrets can still be seen to be equal, nothing else can be learnt. What is not secret keeps
+its identity: a value in which nothing matches is returned itself, not a copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote, unquote_plus
+
+import msgspec
+
+MARK = "redacted:"
+
+DEFAULT_PATTERNS = (
+    "%password%", "%passwd%", "%passphrase%", "%secret%", "%token%", "%api_key%", "%api-key%",
+    "%apikey%", "%private_key%", "%authorization%", "cookie", "set-cookie", "%credit_card%",
+    "%card_number%", "cvv", "cvc", "ssn",
+)  # fmt: skip
+"""What `flux.redactions` holds when nobody changed it."""
+
+_MAX_NAMES = 20_000  # decisions kept; names beyond are decided anew (a flood of random keys)
+_REDACTED = re.compile(r"redacted:[0-9a-f]{16}")
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<authority>[^/?#]*)(?P<rest>.*)", re.S)
+
+
+def _like(pattern: str) -> str:
+    """A LIKE pattern as a regular expression: `%` any text, `_` one character, `\\` escapes."""
+    parts: list[str] = []
+    characters = iter(pattern)
+    for character in characters:
+        if character == "%":
+            parts.append(".*")
+        elif character == "_":
+            parts.append(".")
+        else:
+            parts.append(re.escape(next(characters, "\\") if character == "\\" else character))
+    return "".join(parts)
+
+
+class Redactor:
+    """One deployment's rules.
+
+    Args:
+        rules: LIKE patterns over lower-cased names (`flux.redactions`).
+        key: Key of the hashes (`flux.redaction_key()`).
+    """
+
+    def __init__(self, rules: Iterable[str] = DEFAULT_PATTERNS, key: bytes = b"") -> None:
+        patterns = [_like(rule.lower()) for rule in rules]
+        self._matches = re.compile("|".join(patterns), re.S).fullmatch if patterns else None
+        self._key = key
+        self._decisions: dict[str, bool] = {}
+
+    def is_secret(self, name: str) -> bool:
+        """Whether values under this name are secret."""
+        decision = self._decisions.get(name)
+        if decision is None:
+            # Names are written `apiKey`, `api-key`, `API_KEY`: all are the pattern's `api_key`.
+            lower = name.lower()
+            match = self._matches
+            decision = match is not None and bool(match(lower) or match(lower.replace("-", "_")))
+            if len(self._decisions) < _MAX_NAMES:
+                self._decisions[name] = decision
+        return decision
+
+    def mark(self, value: Any) -> str:
+        """What stands in for a secret. One that is a mark already stays as it is."""
+        if isinstance(value, str):
+            if _REDACTED.fullmatch(value):
+                return value
+            data = value.encode("utf-8", "surrogatepass")
+        elif isinstance(value, (bytes, bytearray, memoryview)):
+            data = bytes(value)
+        else:
+            # The text that Postgres would show for it: true, 12, {"a":1}.
+            data = msgspec.json.encode(value, enc_hook=str)
+        inner = hashlib.sha256(self._key + data).digest()
+        return MARK + hashlib.sha256(self._key + inner).hexdigest()[:16]
+
+    def value(self, value: Any, found: set[str] | None = None) -> Any:
+        """A JSON-ready value without what its object keys call secret, at any depth.
+
+        Under a secret key the whole value goes, whatever it is; only null stays.
+
+        Args:
+            value: Objects, arrays and scalars; not changed.
+            found: Collects the secret strings, so that error texts can be scrubbed of them.
+        """
+        if isinstance(value, Mapping):
+            return self._mapping(value, found)
+        if isinstance(value, (list, tuple)):
+            return self._sequence(value, found)
+        return value
+
+    def _mapping(self, value: Mapping[Any, Any], found: set[str] | None) -> Any:
+        changed: dict[Any, Any] | None = None
+        for key, item in value.items():
+            if item is None:
+                continue
+            if self.is_secret(key if type(key) is str else str(key)):
+                new: Any = self.mark(item)
+                _collect(item, found)
+            elif isinstance(item, (Mapping, list, tuple)):
+                new = self.value(item, found)
+            else:
+                continue
+            if new is not item:
+                changed = dict(value) if changed is None else changed
+                changed[key] = new
+        return value if changed is None else changed
+
+    def _sequence(self, value: Sequence[Any], found: set[str] | None) -> Any:
+        changed: list[Any] | None = None
+        for index, item in enumerate(value):
+            if isinstance(item, (Mapping, list, tuple)):
+                new = self.value(item, found)
+                if new is not item:
+                    changed = list(value) if changed is None else changed
+                    changed[index] = new
+        return value if changed is None else changed
+
+    def pairs(
+        self, pairs: Iterable[tuple[str, str]], found: set[str] | None = None
+    ) -> list[tuple[str, str]]:
+        """A list of names and values (headers, form fields, query parameters), in order."""
+        cleaned = []
+        for name, item in pairs:
+            if self.is_secret(name):
+                _collect(item, found)
+                cleaned.append((name, self.mark(item)))
+            else:
+                cleaned.append((name, item))
+        return cleaned
+
+    def headers(
+        self, headers: Iterable[tuple[str, str]], found: set[str] | None = None
+    ) -> list[tuple[str, str]]:
+        """A header list; URLs in `location`, `referer` and the like are cleaned too."""
+        return [
+            (name, self.url(item, found) if "://" in item or "?" in item else item)
+            for name, item in self.pairs(headers, found)
+        ]
+
+    def url(self, url: str, found: set[str] | None = None) -> str:
+        """A URL without its user information's password and its secret parameters.
+
+        A fragment is treated like a query (tokens travel there too).
+        """
+        match = _URL.fullmatch(url)
+        prefix, rest = ("", url)
+        if match is not None:
+            authority = self._authority(match["authority"], found)
+            prefix, rest = match["scheme"] + authority, match["rest"]
+        if "?" not in rest and "#" not in rest:
+            return prefix + rest
+        head, *parts = re.split(r"([?#])", rest)
+        for index in range(1, len(parts), 2):
+            parts[index] = self.query(parts[index], found)
+        return prefix + head + "".join(parts)
+
+    def _authority(self, authority: str, found: set[str] | None) -> str:
+        user, at, host = authority.rpartition("@")
+        if not at:
+            return authority
+        name, colon, password = user.partition(":")
+        if not colon:
+            # A user alone is often a token: https://ghp_...@host.
+            _collect(unquote_plus(name), found)
+            return f"{self._in_url(name)}@{host}" if name else authority
+        _collect(unquote_plus(password), found)
+        return f"{name}:{self._in_url(password)}@{host}"
+
+    def query(self, query: str, found: set[str] | None = None) -> str:
+        """A query string (or a urlencoded form); what is not secret stays byte for byte."""
+        if "=" not in query:
+            return query
+        parts = re.split("([&;])", query)
+        for index in range(0, len(parts), 2):
+            name, equals, item = parts[index].partition("=")
+            if equals and self.is_secret(unquote_plus(name)):
+                _collect(unquote_plus(item), found)
+                parts[index] = f"{name}={self._in_url(item)}"
+        return "".join(parts)
+
+    def _in_url(self, item: str) -> str:
+        return quote(self.mark(unquote_plus(item)), safe=":")
+
+    def scrub(self, text: str, secrets: Iterable[str]) -> str:
+        """`text` without secrets found elsewhere in the same request (an error that quotes one).
+
+        Secrets of fewer than four characters are left: they would tear ordinary words apart.
+        """
+        for secret in sorted(secrets, key=len, reverse=True):
+            if len(secret) >= 4 and secret in text:
+                text = text.replace(secret, self.mark(secret))
+        return text
+
+
+def _collect(item: Any, found: set[str] | None) -> None:
+    if found is None:
+        return
+    if isinstance(item, str):
+        found.add(item)
+    elif isinstance(item, Mapping):
+        for inner in item.values():
+            _collect(inner, found)
+    elif isinstance(item, (list, tuple)):
+        for inner in item:
+            _collect(inner, found)
