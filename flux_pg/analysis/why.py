@@ -1,0 +1,174 @@
+"""Rules that turn a `flux.why/1` document into what a person should know and do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flux_pg.analysis.changes import key_text, table_name
+from flux_pg.analysis.text import clean, duration, short_id, show
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """One thing to do next; `command` is None where there is nothing to type."""
+
+    text: str
+    command: str | None = None
+
+
+_BY_RULE = {
+    "route.not_found": "No function answers this path. The routes are listed by `flux dev` at its "
+    "start; a function's default path is /<name>.",
+    "route.method": "The path exists, but not with this method; see `method=` of define_function.",
+    "validate.input": "The input does not fit the function's parameters; the message names each "
+    "fault.",
+    "limit.body": "The body is larger than server.max_body in flux.toml.",
+    "limit.headers": "The head is larger than server.max_headers in flux.toml.",
+    "http.malformed": "The client did not send valid HTTP; look at the client.",
+}
+
+_BY_SQLSTATE = {
+    "23505": "A row with this key exists already. Use `on conflict`, or look up the row first.",
+    "23503": "The row it refers to does not exist, or others still refer to it. See who deleted "
+    "or never wrote it.",
+    "23502": "A required column got no value. Pass one, or give the column a default.",
+    "23514": "The values break a check constraint of the table; the detail shows the row.",
+    "23P01": "The row overlaps another one that an exclusion constraint forbids.",
+    "22P02": "A value does not have the form its column's type needs.",
+    "22001": "A text is longer than its column allows.",
+    "22003": "A number is outside the range of its column's type.",
+    "22012": "The statement divides by zero: guard it with nullif().",
+    "42P01": "The table does not exist here. Is a migration missing?",
+    "42703": "The column does not exist here. Is a migration missing?",
+    "42883": "No function or operator of this name takes these types; a cast may be missing.",
+    "42501": "The runtime's role lacks a right on this table.",
+    "42601": "The SQL has a syntax error at the place the message names.",
+    "40001": "Another transaction was in the way. Make it safe to retry (no outside call), or use "
+    "a lower isolation level.",
+    "40P01": "Two transactions waited for each other. Lock rows in one order everywhere.",
+    "55P03": "A lock was not to be had in time; `flux doctor` shows the oldest transaction.",
+    "57014": "The statement hit its time limit. Is an index missing, or is a lock held?",
+    "25P02": "An earlier statement failed and its error was swallowed. Wrap what may fail in "
+    "`async with ctx.db.transaction()`.",
+    "53300": "The server has no free connection; lower database.pool_size or workers.",
+}
+
+_BY_OUTCOME = {
+    "timeout": "It ran into its time limit. Look at its slowest spans, or raise `timeout=`.",
+    "cancelled": "The client went away, and the function asked to be cancelled then "
+    "(cancel_on_disconnect), or the worker was shut down.",
+    "crashed": "The worker process died in the middle; nothing it wrote was committed unless shown "
+    "here. Look at its log, and for memory limits.",
+}
+
+_COMMANDS_BY_SQLSTATE = {
+    "42P01": "flux db status",
+    "42703": "flux db status",
+    "42501": "flux doctor",
+    "55P03": "flux doctor",
+    "53300": "flux doctor",
+}
+
+
+def advise(document: Document) -> list[Suggestion]:
+    """Return what to do next, most telling first: advice, then commands from the record."""
+    found: list[Suggestion] = []
+    cause = document.get("root_cause")
+    if isinstance(cause, Mapping):
+        found += _about_cause(document, cause)
+        found += _about_history(document)
+    for given in document.get("suggestions") or []:
+        found.append(Suggestion(str(given.get("text") or ""), given.get("command")))
+    return found
+
+
+def _about_cause(document: Document, cause: Mapping[str, Any]) -> list[Suggestion]:
+    found = []
+    rule, state = cause.get("refused_by"), cause.get("sqlstate")
+    if rule:
+        found.append(Suggestion(_BY_RULE.get(rule, f"The rule {clean(rule)} turned it away.")))
+    elif state in _BY_SQLSTATE:
+        found.append(Suggestion(_BY_SQLSTATE[state], _COMMANDS_BY_SQLSTATE.get(state)))
+    elif document.get("outcome") in _BY_OUTCOME:
+        found.append(Suggestion(_BY_OUTCOME[document["outcome"]]))
+    if document.get("outcome") == "timeout":
+        command = f"flux trace {short_id(str(document['request_id']))} --slow 100ms"
+        found.append(Suggestion("only its slow spans", command))
+    return found
+
+
+def _about_history(document: Document) -> list[Suggestion]:
+    found = []
+    for row in document.get("previous") or []:
+        if row.get("request_id"):
+            found.append(
+                Suggestion(
+                    f"the request that wrote {table_name(row)} {key_text(row.get('pk'))} before",
+                    f"flux trace {short_id(str(row['request_id']))}",
+                )
+            )
+            break
+    good, place = document.get("last_success"), document.get("location")
+    if good and place and good.get("commit") and place.get("deployed_commit"):
+        old, new = good["commit"][:10], place["deployed_commit"][:10]
+        if old != new:
+            command = f"git diff {old}..{new} -- {place['file']}"
+            found.append(Suggestion("what changed in this file since it last worked", command))
+    return found
+
+
+def changes_since_success(document: Document) -> list[str]:
+    """Return how this request differs from the last one of its function that succeeded."""
+    good = document.get("last_success")
+    if not isinstance(good, Mapping):
+        return []
+    lines = []
+    place = document.get("location") or {}
+    now = place.get("deployed_commit") or place.get("commit")
+    if good.get("commit") and now and good["commit"] != now:
+        lines.append(f"commit      {good['commit'][:10]} → {now[:10]}")
+    elif good.get("commit") and now:
+        dirty = " (files not committed)" if place.get("dirty") or good.get("dirty") else ""
+        lines.append(f"commit      the same, {now[:10]}{dirty}")
+    lines += [f"input       {text}" for text in shape_changes(good.get("input"), document["input"])]
+    took, before = document.get("duration_us"), good.get("duration_us")
+    if took is not None and before is not None:
+        lines.append(f"duration    {duration(before)} → {duration(took)}")
+    return lines
+
+
+def shape_changes(before: Any, now: Any, path: str = "", depth: int = 0) -> list[str]:
+    """Return how the shape (keys and types, not values) of an input changed, a line each."""
+    if depth > 6:
+        return []
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        lines = []
+        for key in [*before, *(k for k in now if k not in before)]:
+            inner = f"{path}.{clean(str(key))}" if path else clean(str(key))
+            if key not in now:
+                lines.append(f"{inner} is missing now")
+            elif key not in before:
+                lines.append(f"{inner} is new: {show(now[key], 40)}")
+            else:
+                lines += shape_changes(before[key], now[key], inner, depth + 1)
+        return lines
+    if _type(before) != _type(now):
+        where = path or "it"
+        return [f"{where} was {_type(before)}, is {_type(now)}: {show(now, 40)}"]
+    return []
+
+
+def _type(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, str):
+        return "a text"
+    return "an object" if isinstance(value, Mapping) else "a list"

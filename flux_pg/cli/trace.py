@@ -1,0 +1,145 @@
+"""`flux trace ID`: what a request did, step by step."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from flux_pg.analysis import flame as flame_graph
+from flux_pg.analysis import otlp as otlp_export
+from flux_pg.analysis.text import clean, duration, pad, plural
+from flux_pg.analysis.tree import Tree, build, walk
+from flux_pg.analysis.waterfall import Line, Waterfall, lay_out
+from flux_pg.cli.scope import Scope, examples, scoped
+from flux_pg.cli.selectors import read_duration, request_argument, show_time
+from flux_pg.cli.session import open_database
+from flux_pg.cli.style import Style, terminal_width
+from flux_pg.errors import UsageError
+
+
+@click.command(
+    epilog=examples(
+        "flux trace @last",
+        "flux trace 8f3a2c1d                 the end of an id is enough",
+        "flux trace @last --slow 10ms",
+        "flux trace @last --flame > trace.svg",
+        "flux trace @last --otlp | curl -d @- -H 'content-type: application/json' $OTLP/v1/traces",
+    )
+)
+@request_argument
+@click.option("--slow", metavar="TIME", help="Only spans that took this long or failed, e.g. 5ms.")
+@click.option("--flame", is_flag=True, help="A flame graph as SVG.")
+@click.option("--otlp", is_flag=True, help="OTLP/JSON, with the same ids.")
+@scoped()
+def trace(scope: Scope, request: str, slow: str | None, flame: bool, otlp: bool) -> None:
+    """Show what a request did, step by step.
+
+    The waterfall has one line per span, with the row changes and jobs that it caused under it. ID
+    is a request id, at least four digits of its beginning or end, a trace id, @last or @last-error.
+    """
+    if flame + otlp + scope.as_json > 1:
+        raise UsageError("--json, --flame and --otlp exclude each other", "Give one of them.")
+    slow_us = _slow(slow)
+    document = fetch(scope, request)
+    if scope.as_json:
+        scope.emit_json(document)
+    elif otlp:
+        scope.emit_json(otlp_export.export(document, version("flux-pg")))
+    elif flame:
+        scope.emit(flame_graph.render(tree_of(document), headline(document, Style(False))))
+    else:
+        scope.page(render(document, scope.style, terminal_width(), slow_us))
+        if document["outcome"] not in ("ok", None):
+            scope.hint(f"flux why {document['request_id'][-8:]}")
+
+
+def _slow(text: str | None) -> int:
+    if text is None:
+        return 0
+    length = read_duration(text)
+    if length is None:
+        raise UsageError(f"--slow: not a length of time: {text}", "Write it like 5ms or 1.5s.")
+    return int(length.total_seconds() * 1_000_000)
+
+
+def fetch(scope: Scope, request: str) -> dict[str, Any]:
+    """Return the `flux.trace/1` document of a request."""
+    with open_database(scope.settings) as database:
+        row = database.execute("select flux.trace(%s::text) as document", (request,)).fetchone()
+    assert row is not None
+    document: dict[str, Any] = row["document"]
+    return document
+
+
+def tree_of(document: dict[str, Any]) -> Tree:
+    """Return the span tree of a trace document."""
+    return build(document["spans"], document["mutations"], document["jobs"])
+
+
+def headline(document: dict[str, Any], style: Style) -> str:
+    """Return the first line about a request: what was asked, and how it ended."""
+    asked = " ".join(filter(None, (document["method"], document["path"])))
+    asked = asked or f"{document['kind']} {document['function'] or ''}".strip()
+    status = document["status_code"]
+    outcome = document["outcome"]
+    ended = " ".join(filter(None, (str(status) if status else "", outcome or "running")))
+    took = duration(document["duration_us"]) if document["duration_us"] is not None else ""
+    return "  ".join(
+        filter(None, (style.strong(clean(asked)), style.outcome(outcome, ended), took))
+    )
+
+
+def subline(document: dict[str, Any], style: Style) -> str:
+    """Return the second line about a request: its id, function and time."""
+    parts = [document["request_id"], show_time(document["started_at"])]
+    if document["function"] and document["path"]:
+        parts.insert(1, clean(document["function"]))
+    return style.dim("  ".join(parts))
+
+
+def render(document: dict[str, Any], style: Style, width: int, slow_us: int = 0) -> str:
+    """Return the whole page for a terminal of `width` columns."""
+    tree = tree_of(document)
+    waterfall = lay_out(tree, width - 2, slow_us)
+    lines = [headline(document, style), subline(document, style), ""]
+    lines += paint(waterfall, style)
+    if not document["spans"]:
+        lines.append(style.dim("  no spans were recorded"))
+    hidden = sum(1 for _ in walk(tree.roots)) - sum(x.role == "span" for x in waterfall.lines)
+    notes = []
+    if hidden:
+        notes.append(style.dim(f"{plural(hidden, 'faster span')} not shown"))
+    if not document["complete"]:
+        notes.append(style.warn(f"incomplete: {clean(document['incomplete_reason'] or '')}"))
+    rolled_back = sum(m["outcome"] == "rolled_back" for m in document["mutations"])
+    if document["mutations"]:
+        text = plural(len(document["mutations"]), "row change")
+        if rolled_back:
+            text += ", rolled back" if rolled_back == len(document["mutations"]) else (
+                f", {rolled_back} of them rolled back"
+            )  # fmt: skip
+        notes.append(text)
+    return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def paint(waterfall: Waterfall, style: Style) -> list[str]:
+    """Return the waterfall's lines in colour."""
+    return [_paint(line, waterfall, style).rstrip() for line in waterfall.lines]
+
+
+def _paint(line: Line, waterfall: Waterfall, style: Style) -> str:
+    tree = "  " + style.dim(line.tree)
+    if line.role == "span":
+        text = pad(line.text, waterfall.label_width - len(line.tree))
+        failed = line.status != "ok"
+        label = style.bad(text) if line.status == "error" else style.warn(text) if failed else text
+        bar = style.bad(line.bar) if line.status == "error" else style.accent(line.bar)
+        return f"{tree}{label} {bar} {line.duration:>8}"
+    if line.role == "mutation":
+        painted = style.good(line.text) if line.status == "committed" else style.warn(line.text)
+        return tree + painted
+    if line.role == "note":
+        return tree + style.bad(line.text)
+    return tree + style.accent(line.text)
