@@ -256,6 +256,8 @@ def main() -> int:
     """`keep SPEC` keeps a server; `run IDENTITY ARGV...` runs one program as that identity."""
     if sys.argv[1] == "run":
         _run_as(json.loads(sys.argv[2]), sys.argv[3:])
+    if os.fork() != 0:
+        os._exit(0)
     return Keeper(json.loads(sys.argv[2])).run()
 
 
