@@ -337,17 +337,23 @@ class Connection(AsyncConnection[Row]):
 
     async def drive(self, gen: PQGen[RV], on_cancel: OnCancel) -> RV:
         """`wait`, with the answer to a cancellation said by the caller, who holds the lock."""
+        global _last_yield  # noqa: PLW0603
         fd = self.pgconn.socket
         if on_cancel is not OnCancel.FINISH:
             await checkpoint_if_cancelled()
             if monotonic() - _last_yield > _MAX_BUSY_S:
-                await self._yield_to_others()
+                await trio.lowlevel.checkpoint()
+                _last_yield = monotonic()
         want = 0
         try:
             want = next(gen)
             while True:
-                ready = await _wait_ready(fd, want)
-                want = gen.send(ready)
+                if want == _R:  # the common case, without another coroutine
+                    await wait_readable(fd)
+                    _last_yield = monotonic()
+                    want = gen.send(_READY_R)
+                else:
+                    want = gen.send(await _wait_ready(fd, want))
         except StopIteration as done:
             return cast(RV, done.value)
         except trio.Cancelled:
@@ -364,11 +370,6 @@ class Connection(AsyncConnection[Row]):
         except errors.Error:
             self.in_doubt = self.in_doubt or self.closed
             raise
-
-    async def _yield_to_others(self) -> None:
-        global _last_yield  # noqa: PLW0603
-        await trio.lowlevel.checkpoint()
-        _last_yield = monotonic()
 
     async def _interrupted(
         self, suspended: _Suspended[RV], on_cancel: OnCancel

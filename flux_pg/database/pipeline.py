@@ -20,14 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import errors
 from psycopg._preparing import Key, Prepare
-from psycopg._queries import PostgresQuery, PostgresRawQuery
-from psycopg.abc import Params, PQGen, Query
+from psycopg._queries import PostgresQuery, PostgresRawQuery, _query2pg_nocache
+from psycopg.abc import Buffer, Params, PQGen, Query
 from psycopg.adapt import Transformer
-from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus
+from psycopg.pq import ConnStatus, ExecStatus, Format, PipelineStatus
 from psycopg.waiting import Wait
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ _SYNC = int(ExecStatus.PIPELINE_SYNC)
 _DONE = frozenset({_TUPLES_OK, _COMMAND_OK, _EMPTY_QUERY})
 _CONN_OK = ConnStatus.OK
 _PIPELINE_OFF = PipelineStatus.OFF
-_MAX_PARAMS = 65535
+_MAX_PARAMS = 65535  # the protocol counts them in 16 bits
+_MAX_CACHED = 4096  # characters; longer texts are generated ones that seldom come again
 
 
 class Statement(NamedTuple):
@@ -78,12 +80,14 @@ class Result:
 
     __slots__ = ("_pgresult", "_rows", "_tx", "aborted", "error")
 
-    def __init__(self, pgresult: PGresult, tx: TransformerLike, error: errors.Error | None) -> None:
+    def __init__(
+        self, pgresult: PGresult, tx: TransformerLike, status: int, error: errors.Error | None
+    ) -> None:
         self._pgresult = pgresult
         self._tx = tx
         self._rows: list[tuple[Any, ...]] | None = None
         self.error = error
-        self.aborted = pgresult.status == _ABORTED
+        self.aborted = status == _ABORTED
 
     @property
     def status(self) -> str:
@@ -160,10 +164,17 @@ class Batch(Sequence[Result]):
         return self
 
 
+# The text with $1, $2; the parameters, their types and their formats.
+_Converted = tuple[
+    bytes, "Sequence[Buffer | None] | None", tuple[int, ...], "Sequence[Format] | None"
+]
+_UNPREPARED = ((b"", ()), Prepare.NO, b"")
+
+
 class _Planned(NamedTuple):
     """A statement ready to be sent."""
 
-    query: PostgresQuery
+    query: _Converted
     key: Key
     prepare: Prepare
     name: bytes
@@ -233,19 +244,45 @@ def _plan(
     tx: TransformerLike,
     statements: Sequence[Statement | tuple[Query, Params | None]],
 ) -> list[_Planned]:
-    queries: list[tuple[PostgresQuery, bool]] = []
+    converted = []
     for statement in statements:
         query, params, native, prepare = statement if len(statement) == 4 else Statement(*statement)
-        converted = PostgresRawQuery(tx) if native else PostgresQuery(tx)
-        converted.convert(query, params)
-        if params is not None and len(converted.types) > _MAX_PARAMS:
-            raise errors.ProgrammingError(f"more than {_MAX_PARAMS} parameters")
-        queries.append((converted, prepare))
+        converted.append((_convert(tx, query, params, native), prepare))
     look_up = conn.prepared.look_up
     return [
-        _Planned(query, *look_up(query)) if prepare else _Planned(query, (b"", ()), Prepare.NO, b"")
-        for query, prepare in queries
+        _Planned(ready, *(look_up(ready[0], ready[2]) if prepare else _UNPREPARED))
+        for ready, prepare in converted
     ]
+
+
+def _convert(tx: TransformerLike, query: Query, params: Params | None, native: bool) -> _Converted:
+    """The statement as Postgres takes it. psycopg's own classes do it, but for the common case."""
+    if type(query) is str and len(query) <= _MAX_CACHED:
+        if params is None:
+            return _encode(query, tx.encoding), None, (), None
+        if not native:
+            text, formats, order, parts = _parse(query, tx.encoding)
+            values = PostgresQuery.validate_and_reorder_params(parts, params, order)
+            if len(values) > _MAX_PARAMS:
+                raise errors.ProgrammingError(f"more than {_MAX_PARAMS} parameters")
+            dumped = tx.dump_sequence(values, formats)
+            return text, dumped, tx.types or (), tx.formats
+    long = PostgresRawQuery(tx) if native else PostgresQuery(tx)
+    long.convert(query, params)
+    if len(long.types) > _MAX_PARAMS:
+        raise errors.ProgrammingError(f"more than {_MAX_PARAMS} parameters")
+    return long.query, long.params, long.types, long.formats
+
+
+@lru_cache(maxsize=1024)
+def _encode(query: str, encoding: str) -> bytes:
+    return query.encode(encoding)
+
+
+@lru_cache(maxsize=1024)
+def _parse(query: str, encoding: str) -> Any:
+    """psycopg's parse, cached by the text itself, whose hash is cached with it."""
+    return _query2pg_nocache(query.encode(encoding), encoding)
 
 
 def _send(conn: Connection[Any], planned: list[_Planned]) -> int:
@@ -254,15 +291,13 @@ def _send(conn: Connection[Any], planned: list[_Planned]) -> int:
     closings = conn.prepared.take_closings()
     for name in closings:
         pgconn.send_close_prepared(name)
-    for query, _key, prepare, name in planned:
+    for (query, params, types, formats), _key, prepare, name in planned:
         if prepare is Prepare.NO:
-            pgconn.send_query_params(
-                query.query, query.params, param_formats=query.formats, param_types=query.types
-            )
+            pgconn.send_query_params(query, params, param_formats=formats, param_types=types)
             continue
         if prepare is Prepare.SHOULD:
-            pgconn.send_prepare(name, query.query, param_types=query.types)
-        pgconn.send_query_prepared(name, query.params, param_formats=query.formats)
+            pgconn.send_prepare(name, query, param_types=types)
+        pgconn.send_query_prepared(name, params, param_formats=formats)
     pgconn.pipeline_sync()
     return len(closings)
 
@@ -329,11 +364,11 @@ def _collect(
         status = answer.status
         if status == _COMMAND_OK:
             prepared.note_command(answer.command_status or b"")
-        elif status == _FATAL_ERROR:
-            error = errors.error_from_result(answer, encoding=conn.pgconn._encoding)
-            failed_at = index if failed_at is None else failed_at
-        if status in (_FATAL_ERROR, _ABORTED):
+        elif status not in (_TUPLES_OK, _EMPTY_QUERY):
             prepared.note_failure(key, answer, parsed=parsed)
-        results.append(Result(answer, tx, error))
+            if status == _FATAL_ERROR:
+                error = errors.error_from_result(answer, encoding=conn.pgconn._encoding)
+                failed_at = index if failed_at is None else failed_at
+        results.append(Result(answer, tx, status, error))
     prepared._rotate()
     return Batch(results, failed_at)

@@ -38,9 +38,9 @@ _empties_server = re.compile(rb"^(?:DISCARD ALL|DEALLOCATE ALL)\b").match
 class PreparedStatements(PrepareManager):
     """The prepared statements of one connection; see the top of the file."""
 
-    def look_up(self, query: PostgresQuery) -> tuple[Key, Prepare, bytes]:
+    def look_up(self, query: bytes, types: tuple[int, ...]) -> tuple[Key, Prepare, bytes]:
         """Count one use of the query: its key, whether to prepare it now, and its name if any."""
-        key = (query.query, query.types)
+        key = (query, types)
         if self.prepare_threshold is None:
             return key, Prepare.NO, b""
         if name := self._names.get(key):
@@ -73,6 +73,8 @@ class PreparedStatements(PrepareManager):
 
     def note_command(self, status: bytes) -> None:
         """A command succeeded: forget what it may have made wrong."""
+        if status[:1] not in (b"D", b"A"):
+            return
         if self._names and _changes_plans(status):
             self._counts.clear()
             self._to_flush.extend(self._names.values())
