@@ -79,6 +79,10 @@ class Scope:
         indent = 2 if sys.stdout.isatty() else None
         click.echo(json.dumps(document, ensure_ascii=False, indent=indent))
 
+    def emit_line(self, document: Any) -> None:
+        """Write one JSON document of a stream: a line, at once."""
+        click.echo(json.dumps(document, ensure_ascii=False))
+
     def page(self, text: str) -> None:
         """Write data that may be long: through the pager if a terminal is too short for it."""
         import os

@@ -96,14 +96,32 @@ def open_database(settings: Settings, *, admin: bool = False) -> Iterator[Databa
 
 
 @contextmanager
-def conninfo_of(settings: Settings, *, admin: bool = False) -> Iterator[str]:
-    """Provide the connection string of the project's database, its server running meanwhile."""
+def conninfo_of(settings: Settings, *, admin: bool = False, prepare: bool = False) -> Iterator[str]:
+    """Provide the connection string of the project's database, its server running meanwhile.
+
+    Args:
+        settings: The project's settings.
+        admin: The login that owns the project's tables.
+        prepare: Make the embedded database, with Flux's schema, if it is not there yet. A command
+            that only reads leaves the database as it finds it.
+
+    Raises:
+        NotFoundError: there is no embedded database yet, and `prepare` is false.
+    """
     url = (settings.admin_url if admin else None) or settings.database_url
     if url is not None:
         yield url
         return
     from flux_pg.database import embedded, roles
 
-    with embedded.EmbeddedServer(settings.state_dir) as server:
-        embedded.prepare(server)
+    server = embedded.EmbeddedServer(settings.state_dir)
+    if not prepare and not server.data_dir.exists():
+        raise NotFoundError(
+            f"project {settings.project_name} has no database yet",
+            "Run `flux dev` first, or `flux db migrate` to only make the database.",
+            code="no-database",
+        )
+    with server:
+        if prepare:
+            embedded.prepare(server)
         yield server.dsn(roles.ADMIN if admin else roles.APP)

@@ -1,0 +1,62 @@
+"""One request as one line, the same in `flux dev` and `flux tail`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from flux_pg.analysis.changes import describe
+from flux_pg.analysis.text import clean, duration, fit, pad, short_id
+from flux_pg.cli.style import Style
+
+_FIXED = 8 + 2 + 2 + 3 + 2 + 8 + 2 + 8
+_MANY_CHANGES = 5
+
+
+def request_lines(row: dict[str, Any], style: Style, width: int) -> list[str]:
+    """Return a request's line, its error if it failed, and its row changes."""
+    at = datetime.fromisoformat(row["started_at"]).astimezone().strftime("%H:%M:%S")
+    asked = " ".join(filter(None, (row["method"], row["path"])))
+    asked = clean(asked or f"{row['kind']} {row['function'] or ''}".strip())
+    status = str(row["status_code"] or "-") if row["outcome"] != "crashed" else "-"
+    short = short_id(row["request_id"])
+    failed = row["outcome"] != "ok"
+    room = max(min(width - _FIXED, 48), 16)
+    line = "  ".join(
+        (
+            style.dim(at),
+            pad(asked, room),
+            style.outcome("ok" if not failed else row["outcome"], f"{status:>3}"),
+            f"{duration(row['duration_us']):>8}",
+            style.dim(short),
+        )
+    )
+    lines = [line]
+    if failed:
+        lines.append("          " + _failure(row, style, width - 10, short))
+    lines += _changes(row["mutations"], style, width)
+    return lines
+
+
+def _failure(row: dict[str, Any], style: Style, room: int, short: str) -> str:
+    pointer = f"→ flux why {short}"
+    what = row["error_type"] or row["outcome"]
+    if row["error_message"]:
+        what += f": {row['error_message'].splitlines()[0]}"
+    if row["outcome"] in ("timeout", "cancelled", "crashed"):
+        what = f"{row['outcome']}: {what}" if what != row["outcome"] else what
+    text = fit(clean(what), max(room - len(pointer) - 2, 20))
+    paint = style.warn if row["refused_by"] else style.bad
+    return f"{paint(text)}  {style.strong(pointer)}"
+
+
+def _changes(changes: list[dict[str, Any]], style: Style, width: int) -> list[str]:
+    lines = []
+    for change in changes[:_MANY_CHANGES]:
+        rolled_back = change["outcome"] != "committed"
+        tail = "  (rolled back)" if rolled_back else ""
+        text = describe(change, width - 10 - len(tail)) + tail
+        lines.append("          " + (style.warn(text) if rolled_back else style.accent(text)))
+    if len(changes) > _MANY_CHANGES:
+        lines.append(style.dim(f"          … {len(changes) - _MANY_CHANGES} more row changes"))
+    return lines
