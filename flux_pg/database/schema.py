@@ -144,8 +144,9 @@ def _run(conn: psycopg.Connection, file: SqlFile) -> None:
     try:
         conn.execute(file.text.encode())
     except psycopg.Error as error:
+        offset = int(error.diag.statement_position or 1) - 1
         raise SchemaError(
-            sql_errors.describe(error, f"sql/{file.name}", file.text),
+            sql_errors.describe(error, f"sql/{file.name}", file.text, offset),
             "This is a fault of Flux or of the rights of the role that installs it.",
         ) from error
 

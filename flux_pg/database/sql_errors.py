@@ -20,18 +20,16 @@ def point_at(sql: str, offset: int) -> str:
     return f"{text}\n{indent}^"
 
 
-def describe(error: psycopg.Error, name: str, sql: str, *, fallback_offset: int = 0) -> str:
+def describe(error: psycopg.Error, name: str, sql: str, offset: int) -> str:
     """What went wrong in file `name`, for a person.
 
     Args:
         error: What Postgres said about `sql`, sent as one string.
         name: The file's name as the user knows it.
         sql: Its text.
-        fallback_offset: Start of the statement that failed, used if Postgres names no position.
+        offset: Where in it the error is.
     """
     diag = error.diag
-    position = diag.statement_position
-    offset = int(position) - 1 if position else fallback_offset
     line, _ = line_of(sql, offset)
     message = diag.message_primary or str(error).strip()
     lines = [f"{name}:{line}: {message}", point_at(sql, offset)]

@@ -34,7 +34,7 @@ class SqlFile:
     @property
     def makes_tables(self) -> bool:
         """Whether it makes storage or rows, so that it cannot be applied a second time."""
-        return "/" not in self.name and self.name not in {"grants.sql", "views.sql"}
+        return self.name.endswith("tables.sql") or self.name in {"schema_version.sql", "seed.sql"}
 
 
 @dataclass(frozen=True)
