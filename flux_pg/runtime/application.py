@@ -1,0 +1,252 @@
+"""One deployment, ready to run requests: its functions, its pool, its recorder. A worker opens
+one; `flux invoke` opens one for a single request."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import trio
+from psycopg.types.json import JsonbDumper
+
+from .. import __version__
+from ..config import Settings
+from ..database.connection import Connection
+from ..database.pipeline import Statement, run_batch
+from ..database.pool import Pool
+from ..errors import DatabaseUnreachable, FluxError, LoadError, UsageError
+from ..records import FunctionSpec, Invocation, Refusal, Reply
+from .boundaries.install import install_shims
+from .deployment import Source, identify_source
+from .engines.python import PythonEngine
+from .execution import Executor
+from .journal import Journal
+from .recording import Recorder
+from .redaction import Redactor
+from .refusals import RefusalRecorder
+from .registry import Registry, load_functions
+from .request_log import RequestLog
+from .values import to_json
+
+TICK_S = 1.0
+"""How often a snapshot is stored while requests come in (state_at looks for the newest)."""
+
+PARTITION_CHECK_S = 3600.0
+
+
+class Application:
+    """See the module. Implements `Runner`."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        executor: Executor,
+        refusals: RefusalRecorder,
+        pool: Pool,
+        deployment: int,
+    ) -> None:
+        self._registry = registry
+        self._executor = executor
+        self._refusals = refusals
+        self._pool = pool
+        self._ran_since_tick = False
+        self._ready = True
+        self.deployment = deployment
+
+    @property
+    def functions(self) -> tuple[FunctionSpec, ...]:
+        """Every function, by name."""
+        return tuple(self._registry.functions.values())
+
+    @property
+    def load_errors(self) -> tuple[LoadError, ...]:
+        """What did not load."""
+        return self._registry.errors
+
+    @property
+    def ready(self) -> bool:
+        """Whether the database answered last time."""
+        return self._ready
+
+    async def run(self, invocation: Invocation) -> Reply:
+        """Run one request to its end; see `Runner.run`."""
+        self._ran_since_tick = True
+        reply = await self._executor.run(invocation)
+        self._ready = not any(name == "x-flux-recorded" for name, _ in reply.headers)
+        return reply
+
+    async def refuse(self, refusal: Refusal) -> Reply:
+        """Record a refusal and make its reply."""
+        return await self._refusals.refuse(refusal)
+
+    async def keep_house(self) -> None:
+        """Store snapshots while requests come in, make partitions ahead, watch the database."""
+        checked = -PARTITION_CHECK_S
+        while True:
+            statements = []
+            if self._ran_since_tick:
+                self._ran_since_tick = False
+                statements.append(Statement("select flux.tick_snapshot()"))
+            if trio.current_time() - checked > PARTITION_CHECK_S:
+                statements.append(Statement("select flux.ensure_partitions()"))
+                checked = trio.current_time()
+            if statements or not self._ready:
+                self._ready = await self._send(statements or [Statement("select 1")])
+            await trio.sleep(TICK_S)
+
+    async def _send(self, statements: list[Statement]) -> bool:
+        try:
+            async with self._pool.connection() as conn:
+                for statement in statements:
+                    (await run_batch(conn, [statement])).check()
+        except psycopg.OperationalError:
+            return False
+        except FluxError:
+            return False
+        except psycopg.Error as error:
+            os.write(2, f"flux: {statements[0].query!r}: {error}\n".encode())
+        return True
+
+
+@asynccontextmanager
+async def open_application(
+    settings: Settings, *, journal: Journal | None
+) -> AsyncIterator[Application]:
+    """Load the project's functions and connect; closes everything at the end.
+
+    Raises:
+        DatabaseUnreachable: No connection could be had.
+        UsageError: Schema flux is not there or not usable.
+    """
+    if settings.database_url is None:
+        raise UsageError("no database is configured", "Set DATABASE_URL, or run `flux dev`.")
+    environment = {**settings.dotenv, **os.environ}
+    for name, value in settings.dotenv.items():
+        os.environ.setdefault(name, value)
+    install_shims()
+    registry = load_functions(settings.project_dir)
+    source = await trio.to_thread.run_sync(identify_source, settings.project_dir)
+    pool = Pool(settings.database_url, max_size=settings.pool_size, configure=_configure)
+    try:
+        redactor, deployment = await _register(pool, settings, registry, source)
+        application = _assemble(
+            settings, journal, registry, pool, redactor, deployment, source, environment
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(application._refusals.run)
+            nursery.start_soon(application.keep_house)
+            yield application
+            nursery.cancel_scope.cancel()
+        await application._executor.close()
+    finally:
+        with trio.CancelScope(shield=True):
+            await pool.aclose()
+
+
+def _assemble(
+    settings: Settings,
+    journal: Journal | None,
+    registry: Registry,
+    pool: Pool,
+    redactor: Redactor,
+    deployment: int,
+    source: Source,
+    environment: Mapping[str, str],
+) -> Application:
+    executor = Executor(
+        pool=pool,
+        recorder=Recorder(deployment),
+        functions=registry.functions,
+        engines={"python": PythonEngine()},
+        settings=settings,
+        redactor=redactor,
+        journal=journal,
+        environment=environment,
+        deployment=deployment,
+        commit=source.commit,
+        on_finished=RequestLog(settings.log_format).finished,
+    )
+    refusals = RefusalRecorder(pool, redactor, deployment)
+    return Application(registry, executor, refusals, pool, deployment)
+
+
+class _DictDumper(JsonbDumper):
+    """A dict given as a parameter is meant as jsonb."""
+
+
+async def _configure(conn: Connection[Any]) -> None:
+    """Once for each connection: what protects the server from a worker that is gone."""
+    conn.adapters.register_dumper(dict, _DictDumper)
+    settings = {
+        "idle_in_transaction_session_timeout": "5min",
+        "client_connection_check_interval": "2s",
+        "timezone": "UTC",
+    }
+    await run_batch(
+        conn,
+        [
+            Statement("select pg_catalog.set_config(%s, %s, false)", (name, value))
+            for name, value in settings.items()
+        ],
+    )
+
+
+async def _register(
+    pool: Pool, settings: Settings, registry: Registry, source: Source
+) -> tuple[Redactor, int]:
+    """Learn the redaction rules, and note the deployment."""
+    functions = [
+        {
+            "name": spec.name,
+            "method": spec.method,
+            "path": spec.path,
+            "file": spec.file,
+            "line": spec.line,
+            "runtime": spec.runtime,
+            "transaction": spec.transaction,
+            "isolation": spec.isolation,
+            "timeout_s": spec.timeout_s or settings.request_timeout_s,
+        }
+        for spec in registry.functions.values()
+    ]
+    statements = [
+        Statement("select flux.redaction_key()"),
+        Statement("select pattern from flux.redactions"),
+        Statement(
+            "select flux.register_deployment(%s, %s, %s, %s, %s, %s)",
+            (
+                source.commit,
+                source.dirty,
+                source.source_hash,
+                __version__,
+                os.environ.get("PYTHONHASHSEED"),
+                to_json(functions),
+            ),
+        ),
+    ]
+    try:
+        async with pool.connection() as conn:
+            batch = await run_batch(conn, statements)
+    except psycopg.OperationalError as error:
+        raise DatabaseUnreachable(
+            f"Postgres cannot be reached: {error}",
+            "Check DATABASE_URL and that the server runs; `flux doctor` says more.",
+        ) from error
+    if batch.error is not None:
+        raise UsageError(
+            f"schema flux cannot be used: {batch.error}",
+            "Run `flux db migrate`, and give the runtime's login the role flux_runtime.",
+            code="schema-missing",
+        )
+    key = bytes(batch[0].rows[0][0] or b"")
+    patterns = [row[0] for row in batch[1].rows]
+    return Redactor([*patterns, *(_like(name) for name in settings.redact)], key), int(
+        batch[2].rows[0][0]
+    )
+
+
+def _like(name: str) -> str:
+    return name.lower()

@@ -1,0 +1,433 @@
+"""`ctx`: what a function sees of Flux.
+
+A thin face: every operation is a message to the dispatcher, as it is for functions in other
+languages. One definition serves `async def` functions, where the methods are awaited, and plain
+`def` functions, which run in a worker thread and where the same methods block.
+"""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any, NoReturn
+
+import msgspec
+import trio
+
+from ..errors import FluxError, UsageError
+from ..records import HttpRequest, SpanRecord
+from .run import Run, current_span
+from .tables import Query, delete_query, find_query, insert_query, update_query
+
+Row = dict[str, Any]
+Handle = Callable[[str, dict[str, Any]], Awaitable[Any]]
+
+
+class HttpError(Exception):
+    """A refusal by the function: recorded, answered with this status, its transaction rolled back.
+
+    Args:
+        status: HTTP status, 400 to 599.
+        message: What the caller is told.
+        code: Stable identifier for programs.
+        details: Anything JSON can hold.
+    """
+
+    def __init__(
+        self, status: int, message: str = "", *, code: str = "refused", details: Any = None
+    ) -> None:
+        super().__init__(f"{status}: {message}" if message else str(status))
+        self.status = status
+        self.message = message
+        self.code = code
+        self.details = details
+
+
+class Response:
+    """A response in full control of the function.
+
+    Args:
+        status: HTTP status.
+        headers: Header names and values.
+        body: bytes and str go out as they are; anything else as JSON.
+    """
+
+    def __init__(
+        self, status: int = 200, headers: Mapping[str, str] | None = None, body: Any = b""
+    ) -> None:
+        self.status = status
+        self.headers = dict(headers or {})
+        self.body = body
+
+
+class Request(msgspec.Struct, frozen=True):
+    """The HTTP request a function answers; empty strings where it was not called over HTTP."""
+
+    id: str
+    method: str
+    path: str
+    query_string: str
+    headers: Mapping[str, str]
+    body: bytes
+    path_parameters: Mapping[str, str]
+    client: str
+
+    def json(self) -> Any:
+        """The body, parsed."""
+        return msgspec.json.decode(self.body)
+
+
+def make_request(run: Run) -> Request:
+    """The `ctx.request` of a run."""
+    http: HttpRequest | None = run.invocation.http
+    if http is None:
+        return Request(run.request_id, "", "", "", {}, b"", {}, "")
+    return Request(
+        run.request_id,
+        http.method,
+        http.path,
+        http.query_string,
+        http.headers,
+        http.body,
+        run.invocation.path_parameters,
+        http.client,
+    )
+
+
+class Table:
+    """Structured queries on one table; names are quoted, values always bound."""
+
+    __slots__ = ("_db", "_name")
+
+    def __init__(self, db: Database, name: str) -> None:
+        self._db = db
+        self._name = name
+
+    def insert(self, values: Row | Sequence[Row]) -> Any:
+        """Insert one row (returns it) or several (returns a list)."""
+        query = insert_query(self._name, values)
+        return self._db._run(query, "rows" if isinstance(values, Sequence) else "one")
+
+    def find(
+        self,
+        where: Row | None = None,
+        *,
+        order: str | Sequence[str] = (),
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> Any:
+        """Rows where every column equals its value (None: is null; a list: any of them)."""
+        return self._db._run(find_query(self._name, where or {}, order, limit, offset), "rows")
+
+    def find_one(self, where: Row) -> Any:
+        """The first row that matches, or None."""
+        return self._db._run(find_query(self._name, where, (), 1, None), "one")
+
+    def update(self, where: Row, values: Row) -> Any:
+        """Change the rows that match; returns them as they are then."""
+        return self._db._run(update_query(self._name, where, values), "rows")
+
+    def delete(self, where: Row) -> Any:
+        """Delete the rows that match; returns them as they were."""
+        return self._db._run(delete_query(self._name, where), "rows")
+
+
+class Database:
+    """The function's own transaction on the project's database."""
+
+    __slots__ = ("_blocking", "_handle")
+
+    def __init__(self, handle: Handle, blocking: bool) -> None:
+        self._handle = handle
+        self._blocking = blocking
+
+    def _run(self, query: Query, fetch: str) -> Any:
+        arguments = {"sql": query.sql, "params": query.params, "fetch": fetch}
+        return _ask(self._handle, self._blocking, "db.query", arguments)
+
+    def query(self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Any:
+        """Run a statement; returns its rows as dicts (empty where it gives none).
+
+        Args:
+            sql: One statement; `%s` or `%(name)s` for parameters.
+            params: Their values.
+
+        Raises:
+            psycopg.Error: Postgres refused it. The rest of the transaction fails too, unless this
+                was inside `transaction()`.
+            StatementRefused: It would take the transaction out of Flux's hands.
+        """
+        return _ask(
+            self._handle,
+            self._blocking,
+            "db.query",
+            {"sql": sql, "params": params, "fetch": "rows"},
+        )
+
+    def fetch_one(self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Any:
+        """Like `query`, but the first row as a dict, or None."""
+        return _ask(
+            self._handle, self._blocking, "db.query", {"sql": sql, "params": params, "fetch": "one"}
+        )
+
+    def execute(self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Any:
+        """Like `query`, but the number of rows it touched."""
+        return _ask(
+            self._handle,
+            self._blocking,
+            "db.query",
+            {"sql": sql, "params": params, "fetch": "count"},
+        )
+
+    def table(self, name: str) -> Table:
+        """Structured queries on a table (`schema.name` for one outside the search path)."""
+        return Table(self, name)
+
+    def transaction(self) -> Any:
+        """A block that is rolled back on its own when it raises.
+
+        Inside the function's transaction it is a savepoint; with `transaction=False` it is a
+        transaction. `async with` in async functions, `with` in plain ones.
+        """
+        if self._blocking:
+            return self._blocking_transaction()
+        return self._transaction()
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[None]:
+        await self._handle("db.begin", {})
+        try:
+            yield
+        except BaseException:
+            # Even while cancelled: the block must not stay open under the statements after it.
+            with trio.CancelScope(shield=True):
+                await self._handle("db.end", {"commit": False})
+            raise
+        await self._handle("db.end", {"commit": True})
+
+    @contextmanager
+    def _blocking_transaction(self) -> Iterator[None]:
+        _ask(self._handle, True, "db.begin", {})
+        try:
+            yield
+        except BaseException:
+            _ask(self._handle, True, "db.end", {"commit": False})
+            raise
+        _ask(self._handle, True, "db.end", {"commit": True})
+
+
+class Http:
+    """Calls to the outside, each recorded as a span with its request and response."""
+
+    __slots__ = ("_blocking", "_handle")
+
+    def __init__(self, handle: Handle, blocking: bool) -> None:
+        self._handle = handle
+        self._blocking = blocking
+
+    def request(self, method: str, url: str, **options: Any) -> Any:
+        """Send a request; options as `httpx.AsyncClient.request`. Returns an `httpx.Response`."""
+        return _ask(
+            self._handle,
+            self._blocking,
+            "http.fetch",
+            {"method": method.upper(), "url": url, "options": options},
+        )
+
+    def get(self, url: str, **options: Any) -> Any:
+        """GET."""
+        return self.request("GET", url, **options)
+
+    def post(self, url: str, **options: Any) -> Any:
+        """POST."""
+        return self.request("POST", url, **options)
+
+    def put(self, url: str, **options: Any) -> Any:
+        """PUT."""
+        return self.request("PUT", url, **options)
+
+    def patch(self, url: str, **options: Any) -> Any:
+        """PATCH."""
+        return self.request("PATCH", url, **options)
+
+    def delete(self, url: str, **options: Any) -> Any:
+        """DELETE."""
+        return self.request("DELETE", url, **options)
+
+
+class Log:
+    """Log lines that belong to the request: spans of kind `log`."""
+
+    __slots__ = ("_emit",)
+
+    def __init__(self, emit: Callable[[str, str, dict[str, Any]], None]) -> None:
+        self._emit = emit
+
+    def debug(self, message: str, **fields: Any) -> None:
+        """A detail."""
+        self._emit("debug", message, fields)
+
+    def info(self, message: str, **fields: Any) -> None:
+        """Something worth knowing."""
+        self._emit("info", message, fields)
+
+    def warning(self, message: str, **fields: Any) -> None:
+        """Something odd."""
+        self._emit("warning", message, fields)
+
+    def error(self, message: str, **fields: Any) -> None:
+        """Something wrong."""
+        self._emit("error", message, fields)
+
+
+class Environment(Mapping[str, str]):
+    """The environment variables; what is read is recorded (redacted where the name is secret)."""
+
+    __slots__ = ("_read", "_variables")
+
+    def __init__(self, variables: Mapping[str, str], read: Callable[[str], str | None]) -> None:
+        self._variables = variables
+        self._read = read
+
+    def __getitem__(self, name: str) -> str:
+        value = self._read(name)
+        if value is None:
+            raise UsageError(
+                f"environment variable {name} is not set", f"Set {name} in .env or the environment."
+            )
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The variable, or the default."""
+        value = self._read(name)
+        return default if value is None else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
+
+
+class Context:
+    """What a function is given as its first argument.
+
+    Attributes:
+        db: The project's database, in the function's own transaction.
+        http: Calls to the outside.
+        env: Environment variables.
+        log: Log lines of this request.
+        request: The HTTP request.
+    """
+
+    __slots__ = ("_blocking", "_handle", "_ports", "_run", "db", "env", "http", "log", "request")
+
+    def __init__(self, run: Run, handle: Handle, ports: Ports, blocking: bool) -> None:
+        self._run = run
+        self._handle = handle
+        self._ports = ports
+        self._blocking = blocking
+        self.db = Database(handle, blocking)
+        self.http = Http(handle, blocking)
+        self.log = Log(ports.log)
+        self.env = Environment(ports.variables, ports.read_environment)
+        self.request = make_request(run)
+
+    @property
+    def request_id(self) -> str:
+        """The id under which this request is recorded."""
+        return self._run.request_id
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether this run repeats a recorded request."""
+        return self._run.invocation.kind in ("replay", "bisect")
+
+    def call(self, function: str, input: Mapping[str, Any] | None = None) -> Any:
+        """Run another function in this transaction, inside a savepoint, as a request of its own.
+
+        Returns what it returned.
+
+        Raises:
+            Whatever the called function raised; its row changes are rolled back then.
+        """
+        return _ask(
+            self._handle, self._blocking, "call", {"function": function, "input": dict(input or {})}
+        )
+
+    def now(self) -> datetime.datetime:
+        """The time now, in UTC (recorded)."""
+        return self._ports.now()
+
+    def random(self) -> float:
+        """A random number in [0, 1) (recorded)."""
+        return self._ports.random()
+
+    def uuid(self) -> uuid.UUID:
+        """A random UUID (recorded)."""
+        return self._ports.uuid()
+
+    def span(self, name: str, **attributes: Any) -> AbstractAsyncContextManager[SpanRecord]:
+        """A span of your own around a part of the function; `async with` and `with` both work."""
+        return OwnSpan(self._run, name, attributes)
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """The answers of the dispatcher that need no waiting."""
+
+    log: Callable[[str, str, dict[str, Any]], None]
+    now: Callable[[], datetime.datetime]
+    random: Callable[[], float]
+    uuid: Callable[[], uuid.UUID]
+    variables: Mapping[str, str]
+    read_environment: Callable[[str], str | None]
+
+
+class OwnSpan(AbstractAsyncContextManager[SpanRecord]):
+    """`ctx.span(...)`."""
+
+    def __init__(self, run: Run, name: str, attributes: dict[str, Any]) -> None:
+        self._run = run
+        self._name = name
+        self._attributes = attributes
+
+    def __enter__(self) -> SpanRecord:
+        self._span = self._run.begin_span(
+            "span",
+            self._name,
+            attributes=self._attributes or None,
+            location=self._run.caller_location(),
+        )
+        self._token = current_span.set(self._span.span_id)
+        return self._span
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        current_span.reset(self._token)
+        self._run.end_span(self._span, status="ok" if error is None else "error")
+
+    async def __aenter__(self) -> SpanRecord:
+        return self.__enter__()
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.__exit__(kind, error, trace)
+
+
+def _ask(handle: Handle, blocking: bool, op: str, arguments: dict[str, Any]) -> Any:
+    """A message to the dispatcher: an awaitable in async functions, the answer in plain ones."""
+    if not blocking:
+        return handle(op, arguments)
+    try:
+        return trio.from_thread.run(handle, op, arguments)
+    except RuntimeError as error:
+        _explain_thread(error)
+
+
+def _explain_thread(error: RuntimeError) -> NoReturn:
+    raise FluxError(
+        f"ctx was used outside the thread of its function: {error}",
+        "A plain `def` function uses ctx in the thread it was called in; for several things at "
+        "once write an `async def` function with a trio nursery.",
+        code="context-in-foreign-thread",
+    ) from error

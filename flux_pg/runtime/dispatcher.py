@@ -1,0 +1,216 @@
+"""The one door: every operation a function asks for, in whatever language, is a message here.
+
+That is where recording, redaction and limits live, so that each is written once.
+"""
+
+from __future__ import annotations
+
+import datetime
+import random
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import trio
+
+from ..errors import FluxError, NotFoundError
+from ..records import Location, SpanRecord
+from .boundaries.log import current_log, suspended
+from .context import Ports
+from .failures import describe_error
+from .outbound import OutboundClient
+from .run import Run, current_span
+from .session import RunDatabase
+from .sql_redaction import ParameterNames, redact_parameters, result_output
+from .statements import StatementRefused, inspect_statement
+from .values import plain
+
+T = TypeVar("T")
+CallFunction = Callable[[Run, str, dict[str, Any], SpanRecord], Awaitable[Any]]
+
+
+class Dispatcher:
+    """The operations of one run.
+
+    Args:
+        run: The run that asks.
+        database: Its transactions; a called function shares its caller's.
+        outbound: The HTTP client of the process.
+        call: Runs another function for this one.
+        names: Which parameter of a statement belongs to which column.
+        environment: Variables a function may read.
+        value_limit_bytes: Results larger than this are recorded in part, and said to be.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        database: RunDatabase,
+        outbound: OutboundClient,
+        call: CallFunction,
+        names: ParameterNames,
+        environment: Mapping[str, str],
+        value_limit_bytes: int,
+    ) -> None:
+        self._run = run
+        self._database = database
+        self._outbound = outbound
+        self._call_function = call
+        self._names = names
+        self._environment = environment
+        self._value_limit_bytes = value_limit_bytes
+        self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
+            "db.query": self._query,
+            "db.begin": self._begin,
+            "db.end": self._end,
+            "http.fetch": self._fetch,
+            "call": self._call,
+        }
+
+    async def handle(self, op: str, arguments: dict[str, Any]) -> Any:
+        """Do one operation.
+
+        Raises:
+            FluxError: There is no such operation, or it was refused.
+            Whatever the operation raises (psycopg.Error, httpx.HTTPError, the called function's).
+        """
+        operation = self._operations.get(op)
+        if operation is None:
+            raise FluxError(f"there is no operation {op!r}", code="unknown-operation")
+        return await operation(**arguments)
+
+    def ports(self) -> Ports:
+        """The operations that need no waiting."""
+        return Ports(
+            log=self._log,
+            now=self._now,
+            random=self._random,
+            uuid=self._uuid,
+            variables=self._environment,
+            read_environment=self._read_environment,
+        )
+
+    # Database
+
+    async def _query(
+        self,
+        sql: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        fetch: str = "rows",
+        native: bool = False,
+    ) -> Any:
+        run = self._run
+        location = run.caller_location()
+        try:
+            text = inspect_statement(sql)
+        except StatementRefused as refusal:
+            span = run.begin_span("db", "refused", input={"sql": sql}, location=location)
+            run.end_span(span, error=describe_error(refusal, run.project_prefix))
+            raise
+        recorded = {"sql": sql, "params": redact_parameters(run, self._names, sql, params)}
+        span = run.begin_span("db", text.summary, recorded, self._task_attribute(), location)
+        try:
+            with suspended():
+                result = await self._database.query(run, sql, params, span, native)
+        except BaseException as error:
+            self._end_failed(span, error, location)
+            raise
+        output = result_output(run, result, self._value_limit_bytes)
+        run.end_span(span, output)
+        if fetch == "count":
+            return result.rowcount
+        columns = result.columns
+        if fetch == "one":
+            return dict(zip(columns, result.rows[0], strict=True)) if result.rows else None
+        return [dict(zip(columns, row, strict=True)) for row in result.rows]
+
+    def _end_failed(
+        self, span: SpanRecord, error: BaseException, location: Location | None
+    ) -> None:
+        if isinstance(error, trio.Cancelled):
+            self._run.end_span(span, status="cancelled")
+            return
+        record = describe_error(error, self._run.project_prefix, self._run.secrets)
+        if not record.stack and location is not None:
+            record = msgspec.structs.replace(record, stack=(location,))
+        self._run.end_span(span, error=record)
+
+    async def _begin(self) -> None:
+        await self._database.begin_block()
+
+    async def _end(self, commit: bool) -> None:
+        with suspended():
+            await self._database.end_block(commit)
+
+    # Outside
+
+    async def _fetch(self, method: str, url: str, options: dict[str, Any]) -> Any:
+        return await self._outbound.request(method, url, options)
+
+    async def _call(self, function: str, input: dict[str, Any]) -> Any:
+        run = self._run
+        span = run.begin_span(
+            "call",
+            function,
+            run.redact(plain(input)),
+            self._task_attribute(),
+            run.caller_location(),
+        )
+        token = current_span.set(span.span_id)
+        try:
+            value = await self._call_function(run, function, input, span)
+        except BaseException as error:
+            self._end_failed(span, error, span.location)
+            raise
+        finally:
+            current_span.reset(token)
+        run.end_span(span, run.redact(plain(value)))
+        return value
+
+    # What needs no waiting
+
+    def _log(self, level: str, message: str, fields: dict[str, Any]) -> None:
+        run = self._run
+        span = run.begin_span(
+            "log",
+            run.redactor.scrub(message, run.secrets),
+            run.redact(plain(fields)) if fields else None,
+            {"level": level},
+            run.caller_location(),
+        )
+        run.end_span(span)
+
+    def _now(self) -> datetime.datetime:
+        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC)  # noqa: E731
+        return _observed("clock", "ctx.now", now)
+
+    def _random(self) -> float:
+        return _observed("random", "ctx.random", random.random)
+
+    def _uuid(self) -> uuid.UUID:
+        return _observed("uuid", "ctx.uuid", uuid.uuid4)
+
+    def _read_environment(self, name: str) -> str | None:
+        return _observed("environment", name, lambda: self._environment.get(name))
+
+    def _task_attribute(self) -> dict[str, Any] | None:
+        log = current_log.get()
+        return {"task": log.task_path} if log is not None and log.task_path else None
+
+
+def _observed(kind: str, name: str, produce: Callable[[], T]) -> T:
+    log = current_log.get()
+    if log is None:
+        return produce()
+    with suspended():
+        return log.observe(kind, name, produce)
+
+
+def no_such_function(name: str, known: Sequence[str]) -> NotFoundError:
+    """The error for a call to a function that is not there."""
+    return NotFoundError(
+        f"there is no function {name!r}",
+        f"There are: {', '.join(sorted(known)) or 'none'}.",
+        code="no-such-function",
+    )

@@ -1,0 +1,444 @@
+"""Running one request from its first statement to its record.
+
+The order of things is the recording contract (DESIGN, section 2): journal, run, record and COMMIT
+in one message, only then the reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from time import perf_counter_ns, time_ns
+from typing import Any
+
+import msgspec
+import psycopg
+import trio
+from uuid_utils.compat import uuid7
+
+from ..config import Settings
+from ..database.pool import Pool
+from ..records import ErrorRecord, ExecutionOutcome, FunctionSpec, Invocation, Reply, SpanRecord
+from .arguments import bind_arguments
+from .boundaries.log import BoundaryLog, current_log
+from .dispatcher import Dispatcher, no_such_function
+from .engines.base import Engine
+from .failures import describe_error, leaf_of
+from .journal import Journal
+from .outbound import OutboundClient
+from .recording import Ending, Recorder
+from .redaction import Redactor
+from .replies import Rendered, render_failure, render_value, unrecorded_reply
+from .run import Run, current_run, current_span, make_span_id
+from .session import NotRecorded, RunDatabase
+from .sql_redaction import ParameterNames
+from .transaction import CommitFailed
+from .values import to_json
+
+_RETRYABLE = frozenset({"40001", "40P01"})
+
+
+class TimedOut(Exception):
+    """The function ran longer than its limit."""
+
+
+class Finished(msgspec.Struct):
+    """What one try of a function came to: a value, or an error."""
+
+    value: Any = None
+    error: BaseException | None = None
+    outcome: ExecutionOutcome = "ok"
+
+
+class Executor:
+    """Runs requests of one deployment. One for each worker."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        recorder: Recorder,
+        functions: Mapping[str, FunctionSpec],
+        engines: Mapping[str, Engine],
+        settings: Settings,
+        redactor: Redactor,
+        journal: Journal | None,
+        environment: Mapping[str, str],
+        deployment: int,
+        commit: str | None,
+        on_finished: Callable[[Run, Ending], None],
+    ) -> None:
+        self._pool = pool
+        self._recorder = recorder
+        self._functions = functions
+        self._engines = engines
+        self._settings = settings
+        self._redactor = redactor
+        self._names = ParameterNames(redactor)
+        self._journal = journal
+        self._environment = environment
+        self._deployment = deployment
+        self._commit = commit
+        self._on_finished = on_finished
+        self._outbound = OutboundClient()
+        self._project_prefix = str(settings.project_dir) + "/"
+
+    async def close(self) -> None:
+        """Close what the executor holds."""
+        await self._outbound.close()
+
+    async def run(self, invocation: Invocation) -> Reply:
+        """Run one request to its end; see `Runner.run`."""
+        run = self._make_run(invocation, BoundaryLog())
+        spec = invocation.function
+        limit_s = spec.timeout_s or self._settings.request_timeout_s
+        slot = self._note_in_journal(run, limit_s)
+        tokens = (
+            (current_run, current_run.set(run)),
+            (current_log, current_log.set(run.boundaries)),
+            (current_span, current_span.set(run.root_span_id)),
+        )
+        try:
+            reply = await self._run_recorded(run, trio.current_time() + limit_s)
+        except NotRecorded as error:
+            # The journal keeps its entry: the record is made up for when the worker ends.
+            return unrecorded_reply(run, str(error))
+        finally:
+            run.closed = True
+            run.boundaries.close()
+            for variable, token in tokens:
+                variable.reset(token)  # type: ignore[arg-type]
+        if self._journal is not None and slot is not None:
+            self._journal.end(slot)
+        return reply
+
+    def _make_run(self, invocation: Invocation, boundaries: BoundaryLog) -> Run:
+        return Run(invocation, self._project_prefix, boundaries, self._redactor)
+
+    def _note_in_journal(self, run: Run, limit_s: float) -> Any:
+        if self._journal is None:
+            return None
+        invocation = run.invocation
+        entry = {
+            "request_id": run.request_id,
+            "trace_id": invocation.trace_id,
+            "root_span_id": invocation.root_span_id,
+            "kind": invocation.kind,
+            "function": invocation.function.name,
+            "method": invocation.http.method if invocation.http else None,
+            "path": invocation.http.path if invocation.http else None,
+            "input": msgspec.Raw(to_json(run.redacted_input).encode()),
+            "started_at_us": invocation.started_at_ns // 1000,
+            "deployment": self._deployment,
+            "commit": self._commit,
+            "client_request_id": invocation.client_request_id,
+            "principal": invocation.principal,
+            "input_truncated": False,
+        }
+        deadline_ns = int((trio.current_time() + limit_s) * 1e9)
+        return self._journal.begin(msgspec.json.encode(entry), deadline_ns)
+
+    async def _run_recorded(self, run: Run, deadline: float) -> Reply:
+        spec = run.invocation.function
+        database = RunDatabase(self._pool, self._recorder, run, spec, deadline)
+        attempt = 0
+        while True:
+            span = self._begin_function_span(run)
+            try:
+                finished = await self._attempt(run, database, span, deadline)
+            except trio.Cancelled as cancelled:
+                with trio.CancelScope(shield=True):
+                    await self._record_failure(
+                        run, database, span, Finished(error=cancelled, outcome="cancelled")
+                    )
+                raise
+            if finished.error is None:
+                reply = await self._record_success(run, database, span, finished)
+                if isinstance(reply, Reply):
+                    return reply
+                finished = reply
+            if self._may_retry(run, database, finished, attempt, spec, deadline):
+                attempt += 1
+                self._end_failed_span(run, span, finished)
+                span.status = "rolled_back"
+                await database.roll_back()
+                continue
+            return await self._record_failure(run, database, span, finished)
+
+    def _begin_function_span(self, run: Run) -> SpanRecord:
+        spec = run.invocation.function
+        span = run.begin_span("function", spec.name, input=run.redacted_input)
+        span.location = run_location(spec)
+        if not run.invocation.gateway_spans and len(run.spans) == 1:
+            span.span_id, span.parent_span_id = run.root_span_id, run.invocation.parent_span_id
+        return span
+
+    async def _attempt(
+        self, run: Run, database: RunDatabase, span: SpanRecord, deadline: float
+    ) -> Finished:
+        """Run the function once. Raises only Cancelled from outside."""
+        dispatcher = Dispatcher(
+            run,
+            database,
+            self._outbound,
+            lambda parent, name, input, call: self._call(
+                parent, database, name, input, call, deadline
+            ),
+            self._names,
+            self._environment,
+            self._settings.record_value_limit_bytes,
+        )
+        engine = self._engines[run.invocation.function.runtime]
+        token = current_span.set(span.span_id)
+        error: BaseException | None = None
+        value: Any = None
+        try:
+            with trio.CancelScope(deadline=deadline) as scope:
+                try:
+                    value = await engine.invoke(
+                        run, run.invocation.arguments, dispatcher.handle, dispatcher.ports()
+                    )
+                except trio.Cancelled:
+                    raise
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as raised:
+                    if _is_only_cancelled(raised):
+                        raise
+                    error = raised
+        finally:
+            current_span.reset(token)
+        if scope.cancelled_caught or (error is not None and scope.cancel_called):
+            limit_s = run.invocation.function.timeout_s or self._settings.request_timeout_s
+            late = TimedOut(f"the function ran longer than its limit of {limit_s:g} s")
+            late.__cause__ = error
+            return Finished(error=late, outcome="timeout")
+        if error is not None:
+            return Finished(error=error, outcome="error")
+        return Finished(value=value)
+
+    def _may_retry(
+        self,
+        run: Run,
+        database: RunDatabase,
+        finished: Finished,
+        attempt: int,
+        spec: FunctionSpec,
+        deadline: float,
+    ) -> bool:
+        """A serialization failure is run again only if nothing left for outside the database."""
+        leaf = leaf_of(finished.error) if finished.error is not None else None
+        return (
+            isinstance(leaf, psycopg.Error)
+            and leaf.sqlstate in _RETRYABLE
+            and database.is_single
+            and attempt < spec.retries
+            and not run.outside_calls
+            and trio.current_time() < deadline
+        )
+
+    async def _record_success(
+        self, run: Run, database: RunDatabase, span: SpanRecord, finished: Finished
+    ) -> Reply | Finished:
+        """Commit with the record; the reply, or what the failure to commit makes of the run."""
+        try:
+            rendered = render_value(run, finished.value)
+        except Exception as error:
+            return Finished(error=error, outcome="error")
+        run.end_span(span, output=rendered.recorded)
+        ending = self._end_root(run, "ok", rendered, None)
+        try:
+            await database.succeed(run, ending)
+        except CommitFailed as failure:
+            if not failure.in_doubt:
+                return Finished(error=failure.cause, outcome="error")
+            lost = Finished(error=failure.cause, outcome="error")
+            written = await self._record_failure(run, database, span, lost)
+            if written.outcome != "ok":
+                return written
+            run.end_span(span, output=rendered.recorded)
+        self._on_finished(run, ending)
+        return rendered.reply
+
+    async def _record_failure(
+        self, run: Run, database: RunDatabase, span: SpanRecord, finished: Finished
+    ) -> Reply:
+        """Roll back and record. A reply with outcome `ok` says that the commit had gone through."""
+        assert finished.error is not None
+        record = self._end_failed_span(run, span, finished)
+        rendered = render_failure(run, finished.error, record, finished.outcome, self._settings.dev)
+        ending = self._end_root(run, finished.outcome, rendered, record)
+        with trio.CancelScope(shield=True):
+            if not await database.fail(run, ending):
+                return Reply(status_code=200, headers=[], body=b"", outcome="ok")
+        self._on_finished(run, ending)
+        return rendered.reply
+
+    def _end_failed_span(self, run: Run, span: SpanRecord, finished: Finished) -> ErrorRecord:
+        assert finished.error is not None
+        error: BaseException = finished.error
+        if isinstance(error, TimedOut) and error.__cause__ is not None:
+            error = error.__cause__
+        record = describe_error(error, self._project_prefix, run.secrets)
+        if isinstance(finished.error, TimedOut):
+            record = msgspec.structs.replace(record, type="TimedOut", message=str(finished.error))
+        if not record.stack:
+            record = msgspec.structs.replace(record, stack=_last_places(run))
+        status = "cancelled" if finished.outcome == "cancelled" else "error"
+        run.end_span(span, error=record, status=status)  # type: ignore[arg-type]
+        return record
+
+    def _end_root(
+        self,
+        run: Run,
+        outcome: ExecutionOutcome,
+        rendered: Rendered,
+        error: ErrorRecord | None,
+    ) -> Ending:
+        if run.invocation.gateway_spans:
+            root = run.spans[0]
+            run.end_span(root, output={"status": rendered.reply.status_code})
+            root.status = "ok" if rendered.reply.status_code < 500 else "error"
+        return Ending(
+            outcome=outcome,
+            status_code=rendered.reply.status_code,
+            response=rendered.recorded,
+            error=error,
+        )
+
+    # Calling another function
+
+    async def _call(
+        self,
+        parent: Run,
+        database: RunDatabase,
+        name: str,
+        input: dict[str, Any],
+        span: SpanRecord,
+        deadline: float,
+    ) -> Any:
+        """`ctx.call`: in the caller's transaction, inside a savepoint, as a record of its own."""
+        spec = self._functions.get(name)
+        if spec is None:
+            raise no_such_function(name, list(self._functions))
+        arguments = bind_arguments(spec, input)
+        child = self._make_run(
+            _child_invocation(parent, spec, arguments, input, span), BoundaryLog()
+        )
+        if spec.timeout_s:
+            deadline = min(deadline, trio.current_time() + spec.timeout_s)
+        tokens = (current_run.set(child), current_log.set(child.boundaries))
+        try:
+            return await self._run_child(child, database, deadline)
+        finally:
+            child.closed = True
+            child.boundaries.close()
+            current_log.reset(tokens[1])
+            current_run.reset(tokens[0])
+
+    async def _run_child(self, child: Run, database: RunDatabase, deadline: float) -> Any:
+        shared = database.shares_with_calls
+        if not shared:
+            database = RunDatabase(
+                self._pool, self._recorder, child, child.invocation.function, deadline
+            )
+            return await self._run_alone(child, database, deadline)
+        span = self._begin_function_span(child)
+        await database.begin_block()
+        try:
+            finished = await self._attempt(child, database, span, deadline)
+        except trio.Cancelled as cancelled:
+            with trio.CancelScope(shield=True):
+                finished = Finished(error=cancelled, outcome="cancelled")
+                await database.end_block(False)
+                self._close_child(child, database, span, finished)
+            raise
+        if finished.error is None:
+            try:
+                await database.end_block(True)
+            except psycopg.Error as error:
+                finished = Finished(error=error, outcome="error")
+        else:
+            with trio.CancelScope(shield=True):
+                await database.end_block(False)
+        self._close_child(child, database, span, finished)
+        if finished.error is not None:
+            raise finished.error
+        return finished.value
+
+    def _close_child(
+        self, child: Run, database: RunDatabase, span: SpanRecord, finished: Finished
+    ) -> None:
+        if finished.error is not None:
+            record = self._end_failed_span(child, span, finished)
+            rendered = render_failure(
+                child, finished.error, record, finished.outcome, self._settings.dev
+            )
+            ending = self._end_root(child, finished.outcome, rendered, record)
+        else:
+            rendered = render_value(child, finished.value)
+            child.end_span(span, output=rendered.recorded)
+            ending = self._end_root(child, "ok", rendered, None)
+        ending.status_code = None
+        database.add_child(child, ending)
+
+    async def _run_alone(self, child: Run, database: RunDatabase, deadline: float) -> Any:
+        span = self._begin_function_span(child)
+        finished = await self._attempt(child, database, span, deadline)
+        if finished.error is None:
+            result = await self._record_success(child, database, span, finished)
+            if isinstance(result, Reply):
+                return finished.value
+            finished = result
+        await self._record_failure(child, database, span, finished)
+        assert finished.error is not None
+        raise finished.error
+
+
+def run_location(spec: FunctionSpec) -> Any:
+    """Where the function is declared."""
+    from ..records import Location
+
+    return Location(spec.file, spec.line, spec.name) if spec.file else None
+
+
+def _is_only_cancelled(error: BaseException) -> bool:
+    """A group of nothing but Cancelled is a cancellation."""
+    if isinstance(error, trio.Cancelled):
+        return True
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_only_cancelled(inner) for inner in error.exceptions)
+    return False
+
+
+def _last_places(run: Run) -> Any:
+    """Without a traceback of the user's code: where it last asked for something."""
+    for span in reversed(run.spans):
+        if span.location is not None:
+            return (span.location,)
+    return ()
+
+
+def _child_invocation(
+    parent: Run,
+    spec: FunctionSpec,
+    arguments: dict[str, Any],
+    input: dict[str, Any],
+    span: SpanRecord,
+) -> Invocation:
+    return Invocation(
+        request_id=uuid7(),
+        trace_id=parent.invocation.trace_id,
+        root_span_id=make_span_id(),
+        parent_span_id=span.span_id,
+        parent_request_id=parent.invocation.request_id,
+        kind="call",
+        function=spec,
+        arguments=arguments,
+        input=input,
+        started_perf_ns=perf_counter_ns(),
+        started_at_ns=time_ns(),
+        principal=parent.invocation.principal,
+    )
+
+
+__all__ = ["Executor", "Finished", "TimedOut"]

@@ -1,0 +1,132 @@
+"""The statements that write the record. What is said here is law 2's other half: they run in the
+transaction of the effects they describe, or, after a rollback, in one of their own."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from ..database.pipeline import Statement
+from ..records import ErrorRecord, ExecutionOutcome
+from .run import Run
+from .transaction import Attempted
+from .values import to_json
+
+_RECORD = (
+    "select flux.record_request(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
+    " %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+)
+_CONTINUE = (
+    "select flux.continue_request(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
+    " %s, %s, %s)"
+)
+_COMPLETE = "select flux.complete_request(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+_ATTEMPTED = "select flux.record_attempted(%s, %s)"
+
+
+class Ending(msgspec.Struct, kw_only=True):
+    """How an execution ended. `response` is JSON-ready and redacted."""
+
+    outcome: ExecutionOutcome
+    status_code: int | None
+    response: Any = None
+    error: ErrorRecord | None = None
+
+
+class Recorder:
+    """Makes the statements that write one deployment's records."""
+
+    def __init__(self, deployment_id: int, runtime: str = "python") -> None:
+        self._deployment = str(deployment_id)
+        self._runtime = runtime
+
+    def record(self, run: Run, ending: Ending, snapshot: str, strict: bool) -> Statement:
+        """The whole record of a run, for the last transaction of a request that has only one."""
+        boundaries, spans, reason = self._contents(run)
+        parameters = [
+            *self._identity(run),
+            str(run.elapsed_us()),
+            "completed",
+            ending.outcome,
+            None if ending.status_code is None else str(ending.status_code),
+            to_json(ending.response) if ending.response is not None else None,
+            to_json(ending.error) if ending.error is not None else None,
+            *self._origin(run, snapshot),
+            boundaries,
+            reason,
+            spans,
+            "t" if strict else "f",
+        ]
+        return Statement(_RECORD, parameters)
+
+    def continuation(self, run: Run, snapshot: str) -> Statement:
+        """Notes one of several transactions of a request; a no-op if it had no effects."""
+        return Statement(_CONTINUE, [*self._identity(run), *self._origin(run, snapshot)])
+
+    def completion(self, run: Run, ending: Ending) -> Statement:
+        """Completes a record that stands as running."""
+        boundaries, spans, reason = self._contents(run)
+        parameters = [
+            run.request_id,
+            str(run.elapsed_us()),
+            ending.outcome,
+            None if ending.status_code is None else str(ending.status_code),
+            to_json(ending.response) if ending.response is not None else None,
+            to_json(ending.error) if ending.error is not None else None,
+            boundaries,
+            reason,
+            spans,
+        ]
+        return Statement(_COMPLETE, parameters)
+
+    def attempted(self, attempted: Attempted) -> Statement:
+        """Row changes that were rolled back."""
+        return Statement(_ATTEMPTED, (attempted.request_id, attempted.mutations))
+
+    def _identity(self, run: Run) -> list[str | None]:
+        invocation = run.invocation
+        http = invocation.http
+        started = datetime.fromtimestamp(invocation.started_at_ns / 1e9, UTC)
+        return [
+            run.request_id,
+            invocation.trace_id,
+            signed(invocation.root_span_id),
+            str(invocation.parent_request_id) if invocation.parent_request_id else None,
+            signed(invocation.parent_span_id) if invocation.parent_span_id else None,
+            str(invocation.job_id) if invocation.job_id else None,
+            invocation.kind,
+            invocation.function.name,
+            http.method if http else None,
+            http.path if http else None,
+            to_json(run.redacted_input),
+            invocation.client_request_id,
+            invocation.principal,
+            started.isoformat(),
+        ]
+
+    def _origin(self, run: Run, snapshot: str) -> list[str | None]:
+        return [
+            self._runtime,
+            self._deployment,
+            str(run.invocation.attempt),
+            None,
+            snapshot or None,
+        ]
+
+    def _contents(self, run: Run) -> tuple[str | None, str, str | None]:
+        boundaries = run.boundaries.to_json(run.redact_boundary)
+        for reason in run.boundaries.incomplete:
+            run.mark_incomplete(reason)
+        return (
+            to_json(boundaries) if boundaries else None,
+            to_json(run.spans),
+            "; ".join(run.incomplete) or None,
+        )
+
+
+def signed(span_id: str) -> str:
+    """A span id as the signed bigint, in decimal text, that Postgres stores."""
+    number = int(span_id, 16)
+    return str(number - (1 << 64) if number >= 1 << 63 else number)

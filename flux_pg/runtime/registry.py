@@ -1,0 +1,310 @@
+"""Functions: declaring them, and loading a project's `functions/` folder.
+
+Loading never half-succeeds silently: every file that cannot be loaded becomes a `LoadError` with
+its file and line, and the functions of the other files are still there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import linecache
+import sys
+import traceback
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, TypeVar, overload
+
+from ..errors import LoadError
+from ..records import FunctionSpec, Isolation, Parameter
+from .context import Context
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FUNCTIONS_FOLDER = "functions"
+_MODULE_PREFIX = "flux_functions"
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_ISOLATIONS = ("read committed", "repeatable read", "serializable")
+
+
+class Registry(NamedTuple):
+    """What a `functions/` folder holds.
+
+    Attributes:
+        functions: Every function that loaded, by name.
+        errors: Every file or declaration that did not.
+    """
+
+    functions: dict[str, FunctionSpec]
+    errors: tuple[LoadError, ...]
+
+
+@overload
+def define_function(handler: F, /) -> F: ...
+@overload
+def define_function(
+    *,
+    name: str | None = None,
+    method: str = "POST",
+    path: str | None = None,
+    auth: str = "none",
+    timeout: float | None = None,
+    transaction: bool = True,
+    isolation: Isolation = "read committed",
+    durability: Literal["normal", "strict"] = "normal",
+    retries: int = 3,
+    cancel_on_disconnect: bool = False,
+) -> Callable[[F], F]: ...
+
+
+def define_function(
+    handler: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    method: str = "POST",
+    path: str | None = None,
+    auth: str = "none",
+    timeout: float | None = None,
+    transaction: bool = True,
+    isolation: Isolation = "read committed",
+    durability: Literal["normal", "strict"] = "normal",
+    retries: int = 3,
+    cancel_on_disconnect: bool = False,
+) -> Any:
+    """Make a Python function one that Flux serves and records.
+
+    Args:
+        handler: The function; its first parameter named `ctx` (or annotated `Context`) receives
+            the context, every other one is taken from the path, the body's object, then the query.
+        name: Name in records and commands; default the Python name.
+        method: HTTP method.
+        path: HTTP path, `{name}` for parameters; default `/<name>`.
+        auth: Who may call it; `none` for everybody.
+        timeout: Seconds it may run; default the project's `request_timeout_s`.
+        transaction: One transaction for the whole call; False to open them with
+            `ctx.db.transaction()`.
+        isolation: Isolation level of its transactions.
+        durability: `strict` also waits for the disk when the request had no effects.
+        retries: How often it is run again after a serialization failure or deadlock (40001,
+            40P01), if nothing outside the database was called.
+        cancel_on_disconnect: Whether a client that goes away cancels it.
+
+    Returns:
+        The function itself, unchanged.
+
+    Raises:
+        LoadError: An argument is not what it can be.
+    """
+
+    def declare(function: F) -> F:
+        declared_name = name or function.__name__
+        _check(declared_name, method, path, isolation, timeout, retries, function)
+        spec = FunctionSpec(
+            name=declared_name,
+            handler=function,
+            method=method.upper(),
+            path=path or f"/{declared_name}",
+            auth=auth,
+            timeout_s=timeout if timeout is not None else 0.0,
+            transaction=transaction,
+            isolation=isolation,
+            durability=durability,
+            retries=retries,
+            cancel_on_disconnect=cancel_on_disconnect,
+            takes_context=_context_parameter(function) is not None,
+            is_async=inspect.iscoroutinefunction(function),
+            parameters=_parameters(function),
+            file=function.__code__.co_filename,
+            line=function.__code__.co_firstlineno,
+        )
+        function.__flux_function__ = spec  # type: ignore[attr-defined]
+        return function
+
+    return declare(handler) if handler is not None else declare
+
+
+def _check(
+    name: str,
+    method: str,
+    path: str | None,
+    isolation: str,
+    timeout: float | None,
+    retries: int,
+    function: Callable[..., Any],
+) -> None:
+    code = function.__code__
+    where = {"path": code.co_filename, "line": code.co_firstlineno}
+    if method.upper() not in _METHODS:
+        raise LoadError(
+            f"function {name}: method {method!r} is none of {', '.join(_METHODS)}",
+            "Write method= as one of these.",
+            **where,  # type: ignore[arg-type]
+        )
+    if path is not None and not path.startswith("/"):
+        raise LoadError(
+            f"function {name}: path {path!r} does not start with /",
+            f"Write path={'/' + path!r}.",
+            **where,  # type: ignore[arg-type]
+        )
+    if isolation not in _ISOLATIONS:
+        raise LoadError(
+            f"function {name}: isolation {isolation!r} is none of {', '.join(_ISOLATIONS)}",
+            "Write isolation= as one of these.",
+            **where,  # type: ignore[arg-type]
+        )
+    if timeout is not None and timeout <= 0:
+        raise LoadError(
+            f"function {name}: timeout must be more than 0 seconds, not {timeout}",
+            "Leave it out for the project's limit.",
+            **where,  # type: ignore[arg-type]
+        )
+    if retries < 0:
+        raise LoadError(
+            f"function {name}: retries must not be negative",
+            "Write 0 for none.",
+            **where,  # type: ignore[arg-type]
+        )
+
+
+def _context_parameter(function: Callable[..., Any]) -> str | None:
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters:
+        return None
+    first = parameters[0]
+    annotated = first.annotation is Context or first.annotation in ("Context", "flux_pg.Context")
+    return first.name if annotated or first.name == "ctx" else None
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
+    """The parameters a caller gives, annotations resolved; unresolvable ones count as Any."""
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except Exception as error:
+        code = function.__code__
+        raise LoadError(
+            f"function {function.__name__}: an annotation cannot be resolved: {error}",
+            "Annotations must name types that can be imported where the function is defined.",
+            path=code.co_filename,
+            line=code.co_firstlineno,
+        ) from error
+    context = _context_parameter(function)
+    found = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name == context:
+            continue
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        required = parameter.default is parameter.empty
+        found.append(
+            Parameter(
+                name=parameter.name,
+                annotation=hints.get(parameter.name, Any),
+                required=required,
+                default=None if required else parameter.default,
+            )
+        )
+    return tuple(found)
+
+
+def load_functions(project_dir: Path) -> Registry:
+    """Import every `functions/*.py` of a project (names starting with `_` are helpers).
+
+    Modules are loaded under a name of their own each time, so that a reload sees new code; the
+    folder itself is importable, so that function files can share helpers.
+
+    Returns:
+        The functions by name, and every error with its file and line.
+    """
+    folder = project_dir / FUNCTIONS_FOLDER
+    functions: dict[str, FunctionSpec] = {}
+    errors: list[LoadError] = []
+    if str(project_dir) not in sys.path:
+        sys.path.insert(0, str(project_dir))
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    linecache.checkcache()
+    for path in sorted(folder.glob("*.py")) if folder.is_dir() else []:
+        if path.name.startswith("_"):
+            continue
+        relative = str(path.relative_to(project_dir))
+        try:
+            module = _import(path)
+        except LoadError as error:
+            errors.append(_relative(error, project_dir))
+            continue
+        for spec in _declared(module):
+            other = functions.get(spec.name)
+            local = _localised(spec, project_dir)
+            if other is not None and (other.file, other.line) != (local.file, local.line):
+                errors.append(
+                    LoadError(
+                        f"two functions are named {spec.name}: "
+                        f"{other.file}:{other.line} and {local.file}:{local.line}",
+                        "Give one of them another name with define_function(name=...).",
+                        path=relative,
+                        line=local.line,
+                    )
+                )
+                continue
+            functions[spec.name] = local
+    return Registry(functions, tuple(errors))
+
+
+def _import(path: Path) -> ModuleType:
+    name = f"{_MODULE_PREFIX}.{path.stem}"
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    try:
+        module_spec.loader.exec_module(module)
+    except LoadError:
+        raise
+    except SyntaxError as error:
+        caret = f"\n    {(error.text or '').rstrip()}" if error.text else ""
+        raise LoadError(
+            f"syntax error: {error.msg}{caret}",
+            "Fix the file; it is loaded again when it is saved.",
+            path=error.filename or str(path),
+            line=error.lineno,
+        ) from error
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if frame.filename == str(path)]
+        raise LoadError(
+            f"cannot be imported: {type(error).__name__}: {error}",
+            "Fix the file; it is loaded again when it is saved.",
+            path=str(path),
+            line=own[-1].lineno if own else None,
+        ) from error
+    return module
+
+
+def _declared(module: ModuleType) -> Iterable[FunctionSpec]:
+    for value in list(vars(module).values()):
+        spec = getattr(value, "__flux_function__", None)
+        if isinstance(spec, FunctionSpec):
+            yield spec
+
+
+def _localised(spec: FunctionSpec, project_dir: Path) -> FunctionSpec:
+    import msgspec
+
+    return msgspec.structs.replace(spec, file=_relative_path(spec.file, project_dir))
+
+
+def _relative(error: LoadError, project_dir: Path) -> LoadError:
+    error.path = _relative_path(error.path, project_dir)
+    return error
+
+
+def _relative_path(path: str, project_dir: Path) -> str:
+    try:
+        return str(Path(path).relative_to(project_dir))
+    except ValueError:
+        return path

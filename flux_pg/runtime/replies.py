@@ -1,0 +1,139 @@
+"""From what a function returned, or how it failed, to the response and what is recorded of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..errors import FluxError
+from ..records import ErrorRecord, ExecutionOutcome, Reply
+from .context import HttpError, Response
+from .failures import leaf_of
+from .run import Run
+from .values import NotJson, encode_reply, plain
+
+_JSON = ("content-type", "application/json")
+_RECORDED_BYTES = 64 << 10
+
+
+class Rendered(msgspec.Struct):
+    """A reply and what the record keeps of it (JSON-ready, redacted)."""
+
+    reply: Reply
+    recorded: Any
+
+
+def render_value(run: Run, value: Any) -> Rendered:
+    """The reply for a returned value.
+
+    Raises:
+        NotJson: The value, or a `Response`, is not what can be sent.
+    """
+    if isinstance(value, Response):
+        return _render_response(run, value)
+    body = encode_reply(value)
+    recorded = run.redact(plain(value))
+    return Rendered(
+        Reply(status_code=200, headers=[_JSON], body=body, value=value),
+        recorded,
+    )
+
+
+def _render_response(run: Run, response: Response) -> Rendered:
+    if not isinstance(response.status, int) or not 200 <= response.status <= 599:
+        raise NotJson(
+            f"Response status must be 200 to 599, not {response.status!r}",
+            "Return Response(status=200, ...).",
+        )
+    headers = [(str(name).lower(), str(value)) for name, value in response.headers.items()]
+    if isinstance(response.body, (bytes, bytearray, memoryview)):
+        body = bytes(response.body)
+    elif isinstance(response.body, str):
+        body = response.body.encode()
+        _default_type(headers, "text/plain; charset=utf-8")
+    else:
+        body = encode_reply(response.body)
+        _default_type(headers, "application/json")
+    _default_type(headers, "application/octet-stream")
+    recorded = {
+        "status": response.status,
+        "headers": dict(run.redactor.pairs(headers, run.secrets)),
+        "body": _recorded_body(run, response.body, body),
+    }
+    return Rendered(
+        Reply(status_code=response.status, headers=headers, body=body, value=response), recorded
+    )
+
+
+def _default_type(headers: list[tuple[str, str]], kind: str) -> None:
+    if not any(name == "content-type" for name, _ in headers):
+        headers.append(("content-type", kind))
+
+
+def _recorded_body(run: Run, value: Any, body: bytes) -> Any:
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        return run.redact(plain(value))
+    if len(body) > _RECORDED_BYTES:
+        run.mark_incomplete(
+            f"the response's {len(body)} bytes were recorded up to {_RECORDED_BYTES}"
+        )
+    return plain(body[:_RECORDED_BYTES])
+
+
+def render_failure(
+    run: Run, error: BaseException, record: ErrorRecord, outcome: ExecutionOutcome, dev: bool
+) -> Rendered:
+    """The reply for a failure. What went wrong is told to the caller only in development."""
+    leaf = leaf_of(error)
+    if isinstance(leaf, HttpError):
+        status = leaf.status if 400 <= leaf.status <= 599 else 500
+        told: dict[str, Any] = {"code": leaf.code, "message": leaf.message}
+        if leaf.details is not None:
+            told["details"] = plain(leaf.details)
+    else:
+        status = {"timeout": 504, "cancelled": 499}.get(outcome, 500)
+        told = _told(record, outcome, dev)
+        if isinstance(leaf, FluxError) and dev and leaf.hint:
+            told["hint"] = leaf.hint
+    told["request_id"] = run.request_id
+    if not isinstance(leaf, HttpError):
+        told.setdefault("hint", f"flux why {run.request_id}")
+    document = {"error": told}
+    return Rendered(
+        Reply(
+            status_code=status,
+            headers=[_JSON],
+            body=msgspec.json.encode(document),
+            outcome=outcome,
+        ),
+        run.redact(document),
+    )
+
+
+def _told(record: ErrorRecord, outcome: str, dev: bool) -> dict[str, Any]:
+    if outcome == "timeout":
+        return {"code": "timeout", "message": record.message}
+    if outcome == "cancelled":
+        return {"code": "cancelled", "message": "the request was cancelled"}
+    if not dev:
+        return {"code": "internal", "message": "the function failed"}
+    return {"code": "internal", "message": f"{record.type}: {record.message}"}
+
+
+def unrecorded_reply(run: Run, reason: str) -> Reply:
+    """The answer when the record could not be written: nothing was acknowledged (law 1)."""
+    document = {
+        "error": {
+            "code": "not-recorded",
+            "message": f"the request could not be recorded: {reason}",
+            "request_id": run.request_id,
+            "hint": "Try again when the database can be reached; `flux doctor` says what it sees.",
+        }
+    }
+    return Reply(
+        status_code=503,
+        headers=[_JSON, ("x-flux-recorded", "no"), ("retry-after", "1")],
+        body=msgspec.json.encode(document),
+        outcome="error",
+    )

@@ -1,0 +1,61 @@
+"""One line for each request on standard error: for a person in development, JSON in production.
+
+The line only points to the record; it repeats nothing that a span says already.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import msgspec
+
+from .recording import Ending
+from .run import Run
+
+_GREEN, _YELLOW, _RED, _DIM, _RESET = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
+
+
+class RequestLog:
+    """Writes the lines; each is one write, so that workers do not mix theirs."""
+
+    def __init__(self, log_format: str) -> None:
+        self._json = log_format == "json"
+        self._colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+
+    def finished(self, run: Run, ending: Ending) -> None:
+        """A request has ended and is recorded."""
+        line = self._as_json(run, ending) if self._json else self._as_text(run, ending)
+        try:
+            os.write(2, line.encode(errors="replace"))
+        except OSError:
+            return  # standard error is closed or full: the record is what counts
+
+    def _as_json(self, run: Run, ending: Ending) -> str:
+        document: dict[str, Any] = {
+            "event": "request",
+            "request_id": run.request_id,
+            "trace_id": run.invocation.trace_id,
+            "function": run.invocation.function.name,
+            "outcome": ending.outcome,
+            "status_code": ending.status_code,
+            "duration_us": run.elapsed_us(),
+        }
+        return msgspec.json.encode(document).decode() + "\n"
+
+    def _as_text(self, run: Run, ending: Ending) -> str:
+        http = run.invocation.http
+        what = f"{http.method} {http.path}" if http else f"invoke {run.invocation.function.name}"
+        what = what.replace("\n", "\\n").replace("\r", "\\r").replace("\x1b", "\\x1b")
+        status = ending.status_code or 0
+        colour = _GREEN if status < 400 else _YELLOW if status < 500 else _RED
+        took = run.elapsed_us() / 1000
+        line = f"{what} {self._paint(colour, str(status))} {took:.1f} ms "
+        line += self._paint(_DIM, run.request_id) + "\n"
+        if ending.outcome != "ok":
+            line += f"  {self._paint(_RED, ending.outcome)} → flux why {run.request_id}\n"
+        return line
+
+    def _paint(self, colour: str, text: str) -> str:
+        return f"{colour}{text}{_RESET}" if self._colour else text

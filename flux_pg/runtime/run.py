@@ -1,0 +1,171 @@
+"""One execution in progress: its spans, its boundaries, where in the user's code it stands.
+
+Laws: a span's parent is the span that was open in the task that began it; spans are kept in the
+order they began; nothing is added once the run is closed (an abandoned thread may still try).
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from contextvars import ContextVar
+from time import perf_counter_ns
+from types import FrameType
+from typing import Any
+
+from ..errors import FluxError
+from ..records import ErrorRecord, Invocation, Location, SpanRecord, SpanStatus
+from .boundaries.log import BoundaryLog
+from .redaction import Redactor
+
+current_run: ContextVar[Run | None] = ContextVar("flux_run", default=None)
+current_span: ContextVar[str | None] = ContextVar("flux_span", default=None)
+
+# Span ids need to be unique, not secret; one generator seeded by the system serves the process.
+_random_bits = random.Random(random.SystemRandom().getrandbits(128)).getrandbits
+
+MAX_SPANS = 10_000
+"""Beyond this many spans a request's record says that it is incomplete."""
+
+
+class RunClosed(FluxError):
+    """Code of a request that has ended already (an abandoned thread) asked for something."""
+
+    code = "request-ended"
+
+
+def make_span_id() -> str:
+    """A new span id: 16 hex digits, never all zero."""
+    return f"{_random_bits(64) or 1:016x}"
+
+
+class Run:
+    """Everything recorded about one execution while it runs.
+
+    Attributes:
+        invocation: What was asked.
+        spans: Every span so far, in the order they began.
+        boundaries: Values that entered from outside.
+        redacted_input: The input as it may be written.
+        incomplete: Why the record is not whole; empty if it is.
+        transaction_open: Whether a database transaction is open right now.
+        outside_calls: How many calls left for somewhere else than the database.
+        secrets: Values that were redacted in this run, to keep them out of error texts too.
+    """
+
+    __slots__ = (
+        "boundaries",
+        "closed",
+        "incomplete",
+        "invocation",
+        "outside_calls",
+        "project_prefix",
+        "redacted_input",
+        "redactor",
+        "request_id",
+        "root_span_id",
+        "secrets",
+        "spans",
+        "started_perf_ns",
+        "transaction_open",
+    )
+
+    def __init__(
+        self,
+        invocation: Invocation,
+        project_prefix: str,
+        boundaries: BoundaryLog,
+        redactor: Redactor,
+    ) -> None:
+        self.invocation = invocation
+        self.request_id = str(invocation.request_id)
+        self.root_span_id = invocation.root_span_id
+        self.started_perf_ns = invocation.started_perf_ns
+        self.project_prefix = project_prefix
+        self.spans: list[SpanRecord] = list(invocation.gateway_spans)
+        self.boundaries = boundaries
+        self.incomplete: list[str] = []
+        self.transaction_open = False
+        self.outside_calls = 0
+        self.secrets: set[str] = set()
+        self.redactor = redactor
+        self.redacted_input = redactor.value(invocation.input, self.secrets)
+        self.closed = False
+
+    def redact(self, value: Any) -> Any:
+        """A JSON-ready value without its secrets, which this run remembers for its error texts."""
+        return self.redactor.value(value, self.secrets)
+
+    def redact_boundary(self, kind: str, name: str, value: Any) -> Any:
+        """What of a boundary value may be written."""
+        if kind == "environment" and self.redactor.is_secret(name):
+            return self.redactor.mark(value)
+        return self.redact(value)
+
+    def elapsed_us(self) -> int:
+        """Microseconds since the request came in."""
+        return (perf_counter_ns() - self.started_perf_ns) // 1000
+
+    def begin_span(
+        self,
+        kind: str,
+        name: str,
+        input: Any = None,
+        attributes: dict[str, Any] | None = None,
+        location: Location | None = None,
+    ) -> SpanRecord:
+        """Open a span under the one open in this task.
+
+        Raises:
+            RunClosed: The request has ended.
+        """
+        if self.closed:
+            raise RunClosed(
+                f"request {self.request_id} has ended; {kind} {name} was not done",
+                "Work that outlives its request belongs in a job of its own.",
+            )
+        if len(self.spans) >= MAX_SPANS:
+            self.mark_incomplete(f"more than {MAX_SPANS} spans")
+        span = SpanRecord(
+            make_span_id(),
+            current_span.get() or self.root_span_id,
+            kind,
+            name,
+            (perf_counter_ns() - self.started_perf_ns) // 1000,
+            input=input,
+            location=location,
+            attributes=attributes,
+        )
+        if len(self.spans) < MAX_SPANS:
+            self.spans.append(span)
+        return span
+
+    def end_span(
+        self,
+        span: SpanRecord,
+        output: Any = None,
+        error: ErrorRecord | None = None,
+        status: SpanStatus = "ok",
+    ) -> None:
+        """Close a span."""
+        span.duration_us = (perf_counter_ns() - self.started_perf_ns) // 1000 - span.start_us
+        if output is not None:
+            span.output = output
+        span.error = error
+        span.status = "error" if error is not None and status == "ok" else status
+
+    def mark_incomplete(self, reason: str) -> None:
+        """Law 4: say what is missing from the record."""
+        if reason not in self.incomplete:
+            self.incomplete.append(reason)
+
+    def caller_location(self) -> Location | None:
+        """The innermost line of the project's own code on the stack of this task."""
+        frame: FrameType | None = sys._getframe(1)
+        prefix = self.project_prefix
+        while frame is not None:
+            code = frame.f_code
+            if code.co_filename.startswith(prefix):
+                return Location(code.co_filename[len(prefix) :], frame.f_lineno, code.co_name)
+            frame = frame.f_back
+        return None

@@ -1,0 +1,245 @@
+"""A run's use of the database: its transactions, and the record that goes with their end.
+
+Two shapes. With `transaction=True` there is one transaction for the whole run; it begins with the
+first statement, and the record and COMMIT are one message. With `transaction=False` every
+statement outside `ctx.db.transaction()` commits by itself and every outermost block is a
+transaction; those with effects note themselves in the execution row (state `running`), and the
+last word completes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+import trio
+
+from ..database.pipeline import Result, Statement, run_batch
+from ..database.pool import Pool
+from ..records import FunctionSpec, SpanRecord
+from .recording import Ending, Recorder
+from .run import Run
+from .statements import inspect_statement
+from .transaction import Attempted, CommitFailed, Transaction
+
+# The server's own limit comes a little after Trio's, so that the usual way out is the clean one.
+_SERVER_GRACE_MS = 500
+RECORD_DEADLINE_S = 10.0
+CLOSED = "ZF004"
+"""SQLSTATE: the record is closed already."""
+
+
+class NotRecorded(Exception):
+    """The record could not be written; the request must not be acknowledged as done."""
+
+
+class RunDatabase:
+    """See the module. One for each request; called functions share their caller's.
+
+    Attributes:
+        committed: Some transaction with effects has committed, and the row stands as running.
+    """
+
+    def __init__(
+        self, pool: Pool, recorder: Recorder, run: Run, spec: FunctionSpec, deadline: float
+    ) -> None:
+        self._pool = pool
+        self._recorder = recorder
+        self._run = run
+        self._spec = spec
+        self._deadline = deadline
+        self._transaction: Transaction | None = None
+        self._depth = 0
+        self._attempted: list[Attempted] = []
+        self._children: list[Statement] = []
+        self.snapshot = ""
+        self.committed = False
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the run has one transaction for everything."""
+        return self._spec.transaction
+
+    @property
+    def shares_with_calls(self) -> bool:
+        """Whether a called function runs in the caller's transaction: if there is one to share."""
+        return self.is_single or self._depth > 0
+
+    async def query(
+        self,
+        run: Run,
+        sql: str,
+        params: Sequence[Any] | Mapping[str, Any] | None,
+        span: SpanRecord,
+        native: bool = False,
+    ) -> Result:
+        """Run one of the user's statements in the transaction that is open, or in one of its own.
+
+        Raises:
+            psycopg.Error: As Postgres says.
+            StatementRefused: The text would take the transaction out of Flux's hands.
+        """
+        text = inspect_statement(sql)
+        statement = Statement(sql, params, native)
+        transaction, alone = self._current()
+        try:
+            result = await transaction.execute(text, statement, run.request_id, span.span_id)
+        except BaseException:
+            if alone:
+                await self._give_up(transaction)
+            raise
+        finally:
+            self.snapshot = self.snapshot or transaction.snapshot
+            self._note_open()
+        if alone:
+            await self._commit_part(transaction)
+        return result
+
+    def _current(self) -> tuple[Transaction, bool]:
+        """The open transaction, or a new one; and whether it is for one statement alone."""
+        if self._transaction is not None:
+            return self._transaction, False
+        transaction = Transaction(self._pool, self._spec.isolation, self._remaining_ms())
+        alone = not self.is_single and not self._depth
+        if not alone:
+            self._transaction = transaction
+        return transaction, alone
+
+    def _remaining_ms(self) -> int:
+        remaining_s = self._deadline - trio.current_time()
+        return max(1, int(min(remaining_s, 86_400.0) * 1000)) + _SERVER_GRACE_MS
+
+    def _note_open(self) -> None:
+        transaction = self._transaction
+        self._run.transaction_open = transaction is not None and transaction.is_open
+
+    async def begin_block(self) -> None:
+        """Open `ctx.db.transaction()`."""
+        self._depth += 1
+        if self.is_single or self._depth > 1:
+            self._current()[0].begin_block()
+        else:
+            self._current()
+
+    async def end_block(self, commit: bool) -> None:
+        """End `ctx.db.transaction()`.
+
+        Raises:
+            psycopg.Error: The block could not be committed; it was rolled back.
+        """
+        self._depth -= 1
+        transaction = self._transaction
+        if transaction is None:
+            return
+        if self.is_single or self._depth:
+            await transaction.end_block(commit)
+            return
+        self._transaction = None
+        self._note_open()
+        if commit:
+            await self._commit_part(transaction)
+        else:
+            await self._give_up(transaction)
+
+    async def _commit_part(self, transaction: Transaction) -> None:
+        """Commit one of several transactions, noting it in the execution row."""
+        tail = [self._recorder.continuation(self._run, self.snapshot)] if transaction.wrote else []
+        tail += [self._recorder.attempted(item) for item in transaction.attempted]
+        try:
+            batch = await transaction.commit(tail)
+        except CommitFailed as failure:
+            await self._give_up(transaction)
+            raise failure.cause from failure
+        if batch is not None and tail:
+            at = len(batch) - 1 - len(tail)
+            self.committed = self.committed or bool(batch[at].rows[0][0])
+
+    async def _give_up(self, transaction: Transaction) -> None:
+        attempted, missing = await transaction.abandon()
+        self._attempted += attempted
+        if missing:
+            self._run.mark_incomplete(missing)
+
+    def add_child(self, child: Run, ending: Ending) -> None:
+        """Keep the record of a called function; it is written with the caller's."""
+        self._children.append(self._recorder.record(child, ending, self.snapshot, False))
+
+    # Ends
+
+    async def succeed(self, run: Run, ending: Ending) -> None:
+        """Commit the run's effects together with its record.
+
+        Raises:
+            CommitFailed: Nothing of the open transaction was committed; call `fail` then.
+            NotRecorded: The database could not be reached.
+        """
+        transaction, self._transaction = self._transaction, None
+        self._run.transaction_open = False
+        if transaction is None or not transaction.is_open:
+            await self._record_alone(run, ending)
+            return
+        try:
+            await transaction.commit([*self._tail(transaction), *self._last_word(run, ending)])
+        except CommitFailed:
+            self._transaction = transaction
+            raise
+
+    async def fail(self, run: Run, ending: Ending) -> bool:
+        """Roll back what is open; write the record, with the row changes that were attempted.
+
+        Returns:
+            False if a record stands already: the transaction whose COMMIT was in doubt (its
+            connection was lost) has committed. The key arbitrates: this insert waits until that
+            transaction has ended, and if it had not committed by then it never can.
+
+        Raises:
+            NotRecorded: The database could not be reached.
+        """
+        transaction, self._transaction = self._transaction, None
+        self._run.transaction_open = False
+        if transaction is not None:
+            self.snapshot = self.snapshot or transaction.snapshot
+            await self._give_up(transaction)
+        return await self._record_alone(run, ending)
+
+    async def roll_back(self) -> None:
+        """Roll back what is open, to run the function again (serialization failures)."""
+        transaction, self._transaction = self._transaction, None
+        self._run.transaction_open = False
+        self._depth = 0
+        self._children.clear()
+        if transaction is not None:
+            await self._give_up(transaction)
+
+    def _tail(self, transaction: Transaction | None) -> list[Statement]:
+        kept = [*self._attempted, *(transaction.attempted if transaction else [])]
+        return [*self._children, *(self._recorder.attempted(item) for item in kept)]
+
+    def _last_word(self, run: Run, ending: Ending) -> list[Statement]:
+        if self.committed:
+            return [self._recorder.completion(run, ending)]
+        strict = self._spec.durability == "strict"
+        return [self._recorder.record(run, ending, self.snapshot, strict)]
+
+    async def _record_alone(self, run: Run, ending: Ending) -> bool:
+        """The record in a transaction of its own, as one message; False if one stands already."""
+        tail = self._tail(None)
+        statements = [*tail, *self._last_word(run, ending)]
+        if len(statements) > 1:
+            statements = [Statement("begin"), *statements, Statement("commit")]
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + RECORD_DEADLINE_S):
+            try:
+                async with self._pool.connection(RECORD_DEADLINE_S) as conn:
+                    batch = await run_batch(conn, statements, finish=True)
+                    if batch.error is not None and len(statements) > 1 and not conn.closed:
+                        await run_batch(conn, [Statement("rollback")], finish=True)
+                    error = batch.error
+            except Exception as unreachable:
+                raise NotRecorded(str(unreachable)) from unreachable
+            if error is None:
+                return True
+            if isinstance(error, psycopg.errors.UniqueViolation) or error.sqlstate == CLOSED:
+                return False
+            raise NotRecorded(str(error)) from error
+        raise NotRecorded(f"no answer from the database within {RECORD_DEADLINE_S:g} s")

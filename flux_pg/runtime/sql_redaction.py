@@ -1,0 +1,164 @@
+"""Secrets in SQL: parameters and results, by the column they belong to (law 6).
+
+A parameter's column is found by parsing the statement once, and only if its text mentions a
+secret name at all. Where the parser cannot tell which parameter is the secret one, every text
+parameter of that statement is redacted: too much rather than too little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlglot
+from sqlglot import exp
+
+from ..database.pipeline import Result
+from .redaction import Redactor
+from .run import Run
+from .values import plain
+
+_MAX_TEXTS = 4096
+
+
+class ParameterNames:
+    """Which parameters of a statement are secret; one for each set of rules, remembers texts."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._known: dict[str, frozenset[int | str] | None] = {}
+
+    def secret_parameters(self, sql: str) -> frozenset[int | str] | None:
+        """Positions (from 0) or names of the secret parameters; None if any of them may be."""
+        if sql not in self._known:
+            if len(self._known) >= _MAX_TEXTS:
+                self._known.clear()
+            self._known[sql] = self._find(sql)
+        return self._known[sql]
+
+    def _find(self, sql: str) -> frozenset[int | str] | None:
+        if not self._mentions_secret(sql):
+            return frozenset()
+        try:
+            tree = sqlglot.parse_one(sql, dialect="postgres")
+        except Exception:
+            return None
+        order = {id(node): at for at, node in enumerate(_placeholders(tree))}
+        named: set[int | str] = set()
+        placed: set[int] = set()
+        for node, column in _columns_of_placeholders(tree):
+            placed.add(id(node))
+            if self._redactor.is_secret(column):
+                named.add(_key(node, order[id(node)]))
+        # A placeholder that stands with no column may still be the secret one.
+        return frozenset(named) if placed >= set(order) else None
+
+    def _mentions_secret(self, sql: str) -> bool:
+        word = "".join(
+            character if character.isalnum() or character in "_-" else " " for character in sql
+        )
+        return any(self._redactor.is_secret(name) for name in set(word.split()))
+
+
+def _placeholders(tree: exp.Expr) -> list[exp.Expr]:
+    return [node for node in tree.dfs() if isinstance(node, (exp.Placeholder, exp.Parameter))]
+
+
+def _key(node: exp.Expr, position: int) -> int | str:
+    if isinstance(node, exp.Parameter):
+        text = node.this.name if node.this is not None else ""
+        return int(text) - 1 if text.isdigit() else position
+    name = node.name
+    return name if name and name != "?" else position
+
+
+def _columns_of_placeholders(tree: exp.Expr) -> list[tuple[exp.Expr, str]]:
+    found: list[tuple[exp.Expr, str]] = []
+    for insert in tree.find_all(exp.Insert):
+        schema = insert.this
+        columns = (
+            [item.name for item in schema.expressions] if isinstance(schema, exp.Schema) else []
+        )
+        values = insert.expression
+        if columns and isinstance(values, exp.Values):
+            for row in values.expressions:
+                cells = row.expressions if isinstance(row, exp.Tuple) else [row]
+                for column, cell in zip(columns, cells, strict=False):
+                    found += [(node, column) for node in _placeholders(cell)]
+    for comparison in tree.find_all(exp.Binary):
+        sides = (comparison.left, comparison.right)
+        for column_side, value_side in (sides, sides[::-1]):
+            column = column_side.find(exp.Column)
+            if column is not None:
+                found += [(node, column.name) for node in _placeholders(value_side)]
+    for limit in tree.find_all(exp.Limit, exp.Offset):
+        found += [(node, "limit") for node in _placeholders(limit)]
+    return found
+
+
+def redact_parameters(
+    run: Run,
+    names: ParameterNames,
+    sql: str,
+    params: Sequence[Any] | Mapping[str, Any] | None,
+) -> Any:
+    """The parameters of a statement as they may be written: JSON-ready, secrets hashed."""
+    if not params:
+        return None
+    secret = names.secret_parameters(sql)
+    if isinstance(params, Mapping):
+        return {
+            key: _hidden(run, value)
+            if _is_secret(secret, key, value) or run.redactor.is_secret(key)
+            else run.redact(plain(value))
+            for key, value in params.items()
+        }
+    return [
+        _hidden(run, value) if _is_secret(secret, at, value) else run.redact(plain(value))
+        for at, value in enumerate(params)
+    ]
+
+
+def _is_secret(secret: frozenset[int | str] | None, key: int | str, value: Any) -> bool:
+    if secret is None:
+        return isinstance(value, (str, bytes))
+    return key in secret
+
+
+def _hidden(run: Run, value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        run.secrets.add(value)
+    return run.redactor.mark(value)
+
+
+def result_output(run: Run, result: Result, limit_bytes: int) -> dict[str, Any]:
+    """What the record keeps of a result: columns, type oids, and rows in Postgres's text form.
+
+    The text form is exact, so that a replay can give the function the very same values.
+    """
+    columns = result.columns
+    if not columns:
+        return {"rowcount": result.rowcount}
+    secret = [at for at, name in enumerate(columns) if run.redactor.is_secret(name)]
+    rows: list[list[str | None]] = []
+    size = 0
+    for raw in result.raw_rows:
+        row = [None if cell is None else cell.decode("utf-8", "replace") for cell in raw]
+        size += sum(len(cell) for cell in raw if cell is not None)
+        if size > limit_bytes:
+            run.mark_incomplete(
+                f"a result of {result.rowcount} rows was recorded up to row {len(rows)}: "
+                f"over {limit_bytes} bytes"
+            )
+            break
+        for at in secret:
+            row[at] = _hidden(run, row[at])
+        rows.append(row)
+    return {
+        "columns": columns,
+        "types": result.types,
+        "rows": rows,
+        "rowcount": result.rowcount,
+    }

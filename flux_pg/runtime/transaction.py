@@ -1,0 +1,509 @@
+"""One database transaction of a run, kept so that whatever happens in it can still be recorded.
+
+How law 3 is kept (rolled-back work is recorded): row changes are written by triggers in this same
+transaction, so an error would take them along. Therefore a savepoint is set before the first
+statement that follows a write; after an error the transaction goes back to it, the row changes are
+read (`flux.collect_attempted`), and only then everything is rolled back. The savepoint travels in
+the message of the statement it protects and costs no round trip. Every savepoint under which rows
+were written takes one of the 64 places of Postgres's subtransaction cache (backend/access/transam,
+README); past `MAX_SAVEPOINTS` the row changes are read back after each write instead.
+
+Laws: after an SQL error further statements fail as in plain Postgres (25P02), unless a block
+(`begin_block`) that contains it was ended; nothing is sent to a transaction that failed but what
+ends it; whoever opened a transaction ends it with `commit` or `abandon`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import psycopg
+import trio
+from psycopg import pq
+
+from ..database.connection import Connection
+from ..database.pipeline import Batch, Result, Statement, run_batch
+from ..database.pool import Pool
+from .statements import Statement as StatementText
+
+MAX_SAVEPOINTS = 60
+_IDLE = pq.TransactionStatus.IDLE
+_INTRANS = pq.TransactionStatus.INTRANS
+_INERROR = pq.TransactionStatus.INERROR
+
+_CONTEXT = (
+    "select pg_catalog.pg_current_snapshot()::text,"
+    " pg_catalog.set_config('flux.request_id', %s, true),"
+    " pg_catalog.set_config('flux.span_id', %s, true),"
+    " pg_catalog.set_config('statement_timeout', %s, true)"
+)
+_SET_SPAN = "select pg_catalog.set_config('flux.span_id', %s, true)"
+_SET_BOTH = (
+    "select pg_catalog.set_config('flux.request_id', %s, true),"
+    " pg_catalog.set_config('flux.span_id', %s, true)"
+)
+_COLLECT = "select flux.collect_attempted(%s)::text"
+_SETTLE = Statement("set constraints all immediate")
+_COMMIT = Statement("commit")
+_ROLLBACK = Statement("rollback")
+_BEGIN = {
+    "read committed": Statement("begin"),
+    "repeatable read": Statement("begin isolation level repeatable read"),
+    "serializable": Statement("begin isolation level serializable"),
+}
+
+
+class Attempted(msgspec.Struct, frozen=True):
+    """Row changes that were rolled back, as `flux.record_attempted` takes them."""
+
+    request_id: str
+    mutations: str
+
+
+class CommitFailed(Exception):
+    """The transaction could not be committed.
+
+    Attributes:
+        cause: What Postgres said.
+        settled: False if it was a deferred constraint, so that the row changes can still be read.
+        in_doubt: The connection was lost with COMMIT on the way: the record tells the truth.
+    """
+
+    def __init__(self, cause: psycopg.Error, *, settled: bool, in_doubt: bool) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.settled = settled
+        self.in_doubt = in_doubt
+
+
+class _Block:
+    """A savepoint the user asked for; set on the server with the first statement inside it."""
+
+    __slots__ = ("position", "unsaved_before", "wrote")
+
+    def __init__(self) -> None:
+        self.position: int | None = None
+        self.unsaved_before = False
+        self.wrote = False
+
+
+class Transaction:
+    """See the module.
+
+    Attributes:
+        snapshot: `pg_current_snapshot()` of its first statement; empty before.
+        wrote: It may have changed rows.
+        failed: An SQL error has aborted it on the server.
+        lost: The session is gone; what it did cannot be read back any more.
+        attempted: Row changes of blocks that were rolled back while the rest goes on.
+    """
+
+    def __init__(self, pool: Pool, isolation: str, timeout_ms: int) -> None:
+        self._pool = pool
+        self._isolation = isolation
+        self._timeout_ms = timeout_ms
+        self._conn: Connection[Any] | None = None
+        self._lock = trio.Lock()
+        self._begun = False
+        self._saves = 0
+        self._unsaved = False
+        self._blocks: list[_Block] = []
+        self._pending: list[Statement] = []
+        self._context: tuple[str, str] = ("", "")
+        self._requests: dict[str, None] = {}
+        self._read_back: dict[str, str | None] | None = None
+        self._leaves_state = False
+        self.snapshot = ""
+        self.wrote = False
+        self.failed = False
+        self.lost = False
+        self.attempted: list[Attempted] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was begun on the server."""
+        return self._conn is not None
+
+    async def execute(
+        self,
+        text: StatementText,
+        statement: Statement,
+        request_id: str,
+        span_id: str,
+    ) -> Result:
+        """Run one of the user's statements.
+
+        Args:
+            text: What its text says.
+            statement: The statement and its parameters.
+            request_id: The request its row changes belong to (a called function has its own).
+            span_id: The span they belong to, 16 hex digits.
+
+        Cancellation: the statement is stopped on the server; the transaction has then failed.
+
+        Raises:
+            psycopg.Error: As Postgres says; the transaction has then failed, if it was sent.
+            psycopg.errors.InFailedSqlTransaction: It had failed before; nothing was sent.
+            PoolTimeout: No connection became free in time.
+        """
+        await self._acquire_lock()
+        try:
+            self._check_usable()
+            if self._conn is None:
+                self._conn = await self._pool.acquire()
+            return await self._execute(text, statement, request_id, span_id)
+        finally:
+            await self._release_if_unused()
+            self._lock.release()
+
+    async def _execute(
+        self, text: StatementText, statement: Statement, request_id: str, span_id: str
+    ) -> Result:
+        before = self._remember_state()
+        first = not self._begun
+        prefix = self._prefix(text, request_id, span_id)
+        suffix = self._suffix(text, request_id)
+        try:
+            batch = await self._send([*prefix, statement, *suffix])
+        except BaseException:
+            if not self.failed and not self.lost:
+                self._restore_state(before)  # nothing was sent
+            raise
+        if first:
+            self.snapshot = batch[1].rows[0][0]
+        self._leaves_state = self._leaves_state or text.leaves_state
+        if not text.reads_only:
+            self._note_write(request_id, batch[len(prefix) + 1 :])
+        result: Result = batch[len(prefix)]
+        return result
+
+    def _remember_state(self) -> tuple[Any, ...]:
+        positions = [(block, block.position) for block in self._blocks]
+        return (
+            self._begun,
+            self._saves,
+            self._unsaved,
+            list(self._pending),
+            self._context,
+            positions,
+        )
+
+    def _restore_state(self, state: tuple[Any, ...]) -> None:
+        self._begun, self._saves, self._unsaved, self._pending, self._context, positions = state
+        for block, position in positions:
+            block.position = position
+
+    async def _acquire_lock(self) -> None:
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+
+    def _check_usable(self) -> None:
+        if self.lost:
+            raise psycopg.OperationalError("the connection of this transaction was lost")
+        if self.failed:
+            raise psycopg.errors.InFailedSqlTransaction(
+                "current transaction is aborted, commands ignored until end of transaction block"
+            )
+
+    def _prefix(self, text: StatementText, request_id: str, span_id: str) -> list[Statement]:
+        """What has to go ahead of a statement; the state is as if it had gone through already.
+
+        It cannot fail on a transaction that has not; if the sending itself fails, the caller
+        restores the state.
+        """
+        number = _span_number(span_id)
+        if not self._begun:
+            self._begun = True
+            self._context = (request_id, span_id)
+            context = Statement(_CONTEXT, (request_id, number, str(self._timeout_ms)))
+            return [_BEGIN[self._isolation], context, *self._block_savepoints()]
+        prefix = self._pending
+        self._pending = []
+        prefix += self._block_savepoints()
+        if self._unsaved and not self._reads_back:
+            prefix.append(self._savepoint())
+        if not text.reads_only and self._context != (request_id, span_id):
+            same_request = self._context[0] == request_id
+            self._context = (request_id, span_id)
+            prefix.append(
+                Statement(_SET_SPAN, (number,))
+                if same_request
+                else Statement(_SET_BOTH, (request_id, number))
+            )
+        return prefix
+
+    def _savepoint(self) -> Statement:
+        self._saves += 1
+        self._unsaved = False
+        return Statement(f"savepoint flux_{self._saves}")
+
+    def _block_savepoints(self) -> list[Statement]:
+        statements = []
+        for block in self._blocks:
+            if block.position is None:
+                block.unsaved_before = self._unsaved
+                statements.append(self._savepoint())
+                block.position = self._saves
+        return statements
+
+    @property
+    def _reads_back(self) -> bool:
+        """Whether the savepoint budget is used up; blocks need their savepoints all the same."""
+        return self._saves >= MAX_SAVEPOINTS and not self._blocks
+
+    def _suffix(self, text: StatementText, request_id: str) -> list[Statement]:
+        if text.reads_only or not self._reads_back:
+            return []
+        return [Statement(_COLLECT, (name,)) for name in {**self._requests, request_id: None}]
+
+    def _note_write(self, request_id: str, collected: Sequence[Result]) -> None:
+        self._requests[request_id] = None
+        self.wrote = True
+        self._unsaved = True
+        for block in self._blocks:
+            block.wrote = True
+        if collected:
+            self._read_back = {
+                name: result.rows[0][0]
+                for name, result in zip(self._requests, collected, strict=True)
+            }
+
+    async def _send(self, statements: list[Statement], *, finish: bool = False) -> Batch:
+        """One round trip; raises the server's error and notes what it did to the transaction."""
+        conn = self._conn
+        assert conn is not None
+        try:
+            batch = await run_batch(conn, statements, finish=finish)
+        except BaseException:
+            self._note_state()
+            raise
+        if batch.error is not None:
+            self._note_state()
+            raise batch.error
+        return batch
+
+    def _note_state(self) -> None:
+        assert self._conn is not None
+        if self._conn.closed:
+            self.lost = True
+        else:
+            self.failed = self._conn.pgconn.transaction_status == _INERROR
+
+    async def _release_if_unused(self) -> None:
+        """A first statement that could not even be sent leaves the connection as it was."""
+        conn = self._conn
+        if conn is not None and not self._begun and not self.lost:
+            self._conn = None
+            await self._pool.release(conn)
+
+    # Blocks: savepoints the user asked for
+
+    def begin_block(self) -> None:
+        """Open a block; its savepoint goes out with the next statement."""
+        self._check_usable()
+        self._blocks.append(_Block())
+
+    async def end_block(self, commit: bool) -> None:
+        """End the innermost block, keeping or rolling back what was done inside.
+
+        What is rolled back is kept in `attempted`.
+
+        Raises:
+            psycopg.errors.InFailedSqlTransaction: `commit` after an error inside that the user's
+                code has swallowed; the block was rolled back.
+        """
+        await self._acquire_lock()
+        try:
+            block = self._blocks.pop()
+            if self.lost or self._conn is None or block.position is None:
+                return
+            if commit and not self.failed:
+                self._pending.append(Statement(f"release savepoint flux_{block.position}"))
+                self._unsaved = self._unsaved or block.wrote or block.unsaved_before
+                self._saves = block.position - 1
+                return
+            swallowed = commit and self.failed
+            await self._roll_block_back(block)
+            if swallowed:
+                raise psycopg.errors.InFailedSqlTransaction(
+                    "the block was rolled back: a statement inside it failed and its error was "
+                    "not raised"
+                )
+        finally:
+            self._lock.release()
+
+    async def _roll_block_back(self, block: _Block) -> None:
+        assert block.position is not None
+        inside: list[Result] = []
+        requests = list(self._requests) if block.wrote else []
+        collect = [Statement(_COLLECT, (name,)) for name in requests]
+        if requests:
+            if self.failed:
+                await self._return_to_savepoint()
+            inside = list(await self._send([*self._pending, *collect], finish=True))
+            inside = inside[len(self._pending) :]
+            self._pending.clear()
+        back = [
+            *([] if self.failed else self._pending),
+            Statement(f"rollback to savepoint flux_{block.position}"),
+            Statement(f"release savepoint flux_{block.position}"),
+        ]
+        self._pending.clear()
+        batch = await self._send([*back, *collect], finish=True)
+        self.failed = False
+        self._saves = block.position - 1
+        self._unsaved = block.unsaved_before
+        self._context = ("", "")  # set_config inside was rolled back: it has to be said again
+        for name, before, after in zip(requests, inside, batch[len(back) :], strict=True):
+            lost = _difference(before.rows[0][0], after.rows[0][0])
+            if lost:
+                self.attempted.append(Attempted(name, lost))
+
+    async def _return_to_savepoint(self) -> None:
+        """Bring a failed transaction back to its newest savepoint.
+
+        A cancellation may have struck before the savepoint of its own message was set: then that
+        one does not exist, and the one before it protects everything that was written.
+        """
+        assert self._conn is not None
+        for number in (self._saves, self._saves - 1):
+            if number < 1:
+                break
+            statement = Statement(f"rollback to savepoint flux_{number}")
+            batch = await run_batch(self._conn, [statement], finish=True)
+            if batch.error is None:
+                self.failed = False
+                return
+            if not isinstance(batch.error, psycopg.errors.InvalidSavepointSpecification):
+                raise batch.error
+
+    # Ends
+
+    async def commit(self, tail: Sequence[Statement]) -> Batch | None:
+        """Commit, with `tail` (the record) as its last statements, in one round trip.
+
+        Cancellation: runs to its end.
+
+        Raises:
+            CommitFailed: See there; unless `settled`, follow with `abandon`.
+        """
+        if self._conn is None:
+            return None
+        if self.failed:
+            error = psycopg.errors.InFailedSqlTransaction(
+                "the transaction was aborted by an earlier error that the function did not raise"
+            )
+            raise CommitFailed(error, settled=False, in_doubt=False)
+        head, self._pending = self._pending, []
+        if self.wrote and self._unsaved and not self._reads_back:
+            head.append(self._savepoint())
+        if self.wrote:
+            head.append(_SETTLE)
+        settle_at = len(head) - 1
+        collects = self._late_collects()
+        try:
+            batch = await run_batch(self._conn, [*head, *collects, *tail, _COMMIT], finish=True)
+        except psycopg.Error as error:
+            self._note_state()
+            raise CommitFailed(error, settled=True, in_doubt=self._conn.in_doubt) from error
+        if batch.error is not None:
+            self._note_state()
+            settled = batch.failed_at is not None and batch.failed_at > settle_at
+            self._remember(batch[len(head) : len(head) + len(collects)])
+            raise CommitFailed(batch.error, settled=settled, in_doubt=self.lost) from batch.error
+        await self._release()
+        return batch
+
+    def _late_collects(self) -> list[Statement]:
+        """A serializable transaction can fail at COMMIT itself: have its row changes before."""
+        if self._isolation == "read committed" or not self.wrote:
+            return []
+        return [Statement(_COLLECT, (name,)) for name in self._requests]
+
+    def _remember(self, collected: Sequence[Result]) -> None:
+        if collected and not any(result.aborted or result.error for result in collected):
+            self._read_back = {
+                name: result.rows[0][0]
+                for name, result in zip(self._requests, collected, strict=True)
+            }
+
+    async def abandon(self) -> tuple[list[Attempted], str]:
+        """Roll everything back.
+
+        Returns:
+            The row changes that were attempted, and why they are not all there (empty if they are).
+
+        Cancellation: runs to its end.
+        """
+        conn = self._conn
+        if conn is None:
+            return self.attempted, ""
+        missing = ""
+        with trio.CancelScope(shield=True):
+            try:
+                if not self.lost and self.wrote:
+                    missing = await self._collect_all()
+                elif self.lost and self.wrote:
+                    missing = "row changes not captured: the database session was lost"
+                if not conn.closed and conn.pgconn.transaction_status != _IDLE:
+                    await run_batch(conn, [_ROLLBACK], finish=True)
+            except psycopg.Error as error:
+                missing = f"row changes not captured: {error}".strip()
+            finally:
+                await self._release()
+        return self.attempted, missing
+
+    async def _collect_all(self) -> str:
+        assert self._conn is not None
+        ended = self._conn.pgconn.transaction_status == _IDLE
+        if ended or (self.failed and self._unsaved):
+            if self._read_back is None:
+                return "row changes not captured: the transaction failed at COMMIT"
+            self._keep(self._read_back)
+            return ""
+        if self.failed:
+            await self._return_to_savepoint()
+            if self.failed:
+                return ""  # no savepoint: the first write itself failed, and changed nothing
+        collects = [Statement(_COLLECT, (name,)) for name in self._requests]
+        batch = (await run_batch(self._conn, [*self._pending, *collects], finish=True)).check()
+        results = batch[len(self._pending) :]
+        self._keep(
+            {name: row.rows[0][0] for name, row in zip(self._requests, results, strict=True)}
+        )
+        return ""
+
+    def _keep(self, collected: dict[str, str | None]) -> None:
+        self.attempted += [
+            Attempted(name, mutations)
+            for name, mutations in collected.items()
+            if mutations and mutations != "[]"
+        ]
+
+    async def _release(self) -> None:
+        conn, self._conn = self._conn, None
+        if conn is None:
+            return
+        if self._leaves_state and not conn.closed:
+            # Temporary tables, session locks and settings must not reach the next request.
+            await conn.close()
+        await self._pool.release(conn)
+
+
+def _span_number(span_id: str) -> str:
+    """A span id as the signed bigint, in decimal text, that the log stores."""
+    number = int(span_id, 16)
+    return str(number - (1 << 64) if number >= 1 << 63 else number)
+
+
+def _difference(before: str | None, after: str | None) -> str | None:
+    """The row changes of `before` that are not in `after`, by their sequence number."""
+    if not before or before == "[]":
+        return None
+    kept = {row["seq"] for row in msgspec.json.decode(after)} if after else set()
+    lost = [row for row in msgspec.json.decode(before) if row["seq"] not in kept]
+    return msgspec.json.encode(lost).decode() if lost else None

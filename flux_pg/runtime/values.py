@@ -1,0 +1,98 @@
+"""Values as the record keeps them: JSON text of whatever a function returned or a row held.
+
+Fast for what JSON knows; what it does not know takes the slow way and is never dropped.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import math
+import uuid
+from collections.abc import Mapping, Set
+from typing import Any
+
+import msgspec
+
+from ..errors import FluxError
+
+# json and jsonb differ on the NUL character: jsonb refuses it. It is shown as its own symbol.
+_NUL = "\\u0000"
+_NUL_SHOWN = "\\u2400"
+
+
+class NotJson(FluxError):
+    """A returned value that has no JSON form."""
+
+    code = "bad-return-value"
+
+
+def _known_hook(value: Any) -> Any:
+    if isinstance(value, (Set, range)):
+        return list(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, memoryview):
+        return bytes(value)
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise NotImplementedError(type(value).__name__)
+
+
+_strict = msgspec.json.Encoder(enc_hook=_known_hook)
+
+
+def encode_reply(value: Any) -> bytes:
+    """The JSON body of a function's return value.
+
+    Raises:
+        NotJson: Something in it has no JSON form; the message names its type.
+    """
+    try:
+        return _strict.encode(value)
+    except (NotImplementedError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise NotJson(
+            f"the function returned something JSON cannot hold: {error}",
+            "Return dicts, lists, strings, numbers, dates, UUIDs; or a Response with bytes.",
+        ) from error
+
+
+def to_json(value: Any) -> str:
+    """JSON text for the record, of any value: what JSON cannot hold is described, not dropped."""
+    try:
+        text = _strict.encode(value).decode()
+    except Exception:
+        text = msgspec.json.encode(plain(value)).decode()
+    return text.replace(_NUL, _NUL_SHOWN) if _NUL in text else text
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """A JSON-ready form of any value; unknown objects become `{"type", "repr"}`."""
+    if value is None or isinstance(value, (bool, str)):
+        return _clean(value) if isinstance(value, str) else value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**64 else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, (decimal.Decimal, uuid.UUID)):
+        return str(value)
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {"bytes": bytes(value).hex()}
+    if depth < 64:
+        if isinstance(value, Mapping):
+            return {_clean(str(key)): plain(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, (list, tuple, Set)):
+            return [plain(item, depth + 1) for item in value]
+        if isinstance(value, msgspec.Struct):
+            return plain(msgspec.structs.asdict(value), depth + 1)
+    try:
+        shown = repr(value)
+    except Exception as broken:
+        shown = f"(no repr: {type(broken).__name__})"
+    return {"type": type(value).__name__, "repr": _clean(shown[:2000])}
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
