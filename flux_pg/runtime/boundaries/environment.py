@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from .callers import call_counts
+from .callers import environment_call_counts
 from .log import current_log
 from .patching import Patches
 
@@ -53,14 +53,14 @@ def _genuine(environ: Any, key: str) -> str | None:
 
 def _read(environ: Any, key: str) -> str | None:
     log = current_log.get()
-    if log is None or not isinstance(key, str) or not call_counts(3):
+    if log is None or not isinstance(key, str) or not environment_call_counts(2):
         return _genuine(environ, key)
     return log.observe("environment", key, lambda: _genuine(environ, key))
 
 
 def _names(environ: Any) -> list[str]:
     log = current_log.get()
-    if log is None or not call_counts(3):
+    if log is None or not environment_call_counts(2):
         return list(_Environ.__iter__(environ))
     return log.observe("environment", "*", lambda: list(_Environ.__iter__(environ)))
 

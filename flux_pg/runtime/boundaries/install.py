@@ -7,7 +7,9 @@ from .clock import install_clock
 from .environment import install_environment
 from .patching import Patches
 from .randomness import install_randomness
+from .tasks import install_threads
 
+_INSTALLERS = (install_clock, install_randomness, install_environment, install_threads)
 _installed: Patches | None = None
 
 
@@ -25,7 +27,7 @@ def install_shims() -> None:
     assert originals.time_ns is not None  # bound before anything is replaced
     patches = Patches()
     try:
-        for install in (install_clock, install_randomness, install_environment):
+        for install in _INSTALLERS:
             install(patches)
     except BaseException:
         patches.undo()

@@ -12,9 +12,11 @@ import gc
 import importlib
 from collections.abc import Callable
 from types import MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from .originals import SHIM_MARK
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _MISSING = object()
 
@@ -32,7 +34,7 @@ class ShimModule:
         return f"<module {self._module!r}, recorded by flux>"
 
 
-def disguise(shim: Any, original: Callable[..., Any]) -> Any:
+def disguise(shim: F, original: Callable[..., Any]) -> F:
     """Give `shim` the name and documentation of what it replaces, and a way back to it."""
     shim.__name__ = original.__name__
     shim.__qualname__ = getattr(original, "__qualname__", original.__name__)
