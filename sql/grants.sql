@@ -11,13 +11,21 @@ declare
     v_reader constant text[] := array[
         'span_hex', 'uuid_floor', 'trace', 'why', 'diff', 'history', 'blame', 'state_at', 'verify',
         'iso_time', 'shell_word', 'resolve_request', 'spans_json', 'mutations_json', 'cause_span',
-        'last_success', 'function_place', 'previous_writers', 'suggest_commands'
+        'last_success', 'function_place', 'previous_writers', 'suggest_commands',
+        'decode_key', 'decode_row', 'decode_image', 'decode_elements', 'split_record',
+        'changed_ids', 'column_names', 'blame_from_log', 'read_live_row', 'live_row_condition'
     ];
-    v_hidden_tables constant text[] := array['settings'];
+    -- Whoever owns a table may have it recorded; these ask whether he does.
+    v_public constant text[] := array[
+        'track', 'make_recorder', 'refuse_untrackable'
+    ];
+    v_hidden_tables constant text[] := array[
+        'settings', 'mutation_log', 'attempted_log', 'column_owners', 'partition_moves'
+    ];
     v_function record;
     v_relation record;
 begin
-    grant usage on schema flux to flux_runtime, flux_reader;
+    grant usage on schema flux to public;
     for v_function in
         select p.oid::regprocedure as signature, p.proname as name
         from pg_catalog.pg_proc as p
@@ -26,6 +34,9 @@ begin
         execute format('revoke all on function %s from public', v_function.signature);
         if v_function.name = any (v_runtime) then
             execute format('grant execute on function %s to flux_runtime', v_function.signature);
+        end if;
+        if v_function.name = any (v_public) then
+            execute format('grant execute on function %s to public', v_function.signature);
         end if;
         if v_function.name = any (v_reader) then
             execute format('grant execute on function %s to flux_reader', v_function.signature);

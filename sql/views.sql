@@ -114,3 +114,64 @@ comment on column flux.spans.output is 'What came out, redacted.';
 comment on column flux.spans.error is 'type, message, sqlstate.';
 comment on column flux.spans.location is 'file, line and function of the user''s code.';
 comment on column flux.spans.attributes is 'Anything else, by name.';
+
+create view flux.mutations as
+select
+    m.request_id,
+    m.seq,
+    flux.span_hex(m.span_id) as span_id,
+    t.schema_name as "schema",
+    t.table_name as "table",
+    flux.decode_key(s, coalesce(m.key_text, m.key)) as pk,
+    case m.op when 'I' then 'INSERT' when 'U' then 'UPDATE' when 'D' then 'DELETE'
+        else 'TRUNCATE' end as op,
+    flux.decode_row(s, flux.changed_ids(m.mask, m.changed, s.column_ids), m.old) as old,
+    flux.decode_row(s, flux.changed_ids(m.mask, m.changed, s.column_ids), m.new) as new,
+    case when m.op = 'U' then flux.column_names(s, flux.changed_ids(m.mask, m.changed, s.column_ids))
+        else s.column_names end as changed,
+    m.xid,
+    m.at,
+    m.outcome,
+    m.session_name as "session_user",
+    m.role_name as role,
+    m.application_name,
+    m.client_addr,
+    m.op <> 'X' as complete
+from (
+    select
+        c.seq, c.at, c.xid, c.mask, c.span_id, c.request_id, c.table_id, c.shape_id, c.op, c.key,
+        c.old_key, c.key_text, c.session_name, c.role_name, c.application_name, c.client_addr,
+        c.changed, c.old, c.new, 'committed' as outcome
+    from flux.mutation_log as c
+    union all
+    select
+        a.seq, a.at, a.xid, a.mask, a.span_id, a.request_id, a.table_id, a.shape_id, a.op, a.key,
+        a.old_key, a.key_text, a.session_name, a.role_name, a.application_name, a.client_addr,
+        a.changed, a.old, a.new, 'rolled_back' as outcome
+    from flux.attempted_log as a
+) as m
+join flux.tracked_tables as t on t.table_id = m.table_id
+join flux.table_shapes as s on s.shape_id = m.shape_id;
+
+comment on view flux.mutations is
+    'One row for each change of a row in a tracked table, committed or rolled back, by whomever.';
+comment on column flux.mutations.request_id is 'Request that made it; null for a write from outside Flux.';
+comment on column flux.mutations.seq is 'Order of the change.';
+comment on column flux.mutations.span_id is 'Span that made it, 16 hex digits.';
+comment on column flux.mutations.schema is 'Schema of the table, as it is called now.';
+comment on column flux.mutations."table" is 'Name of the table, as it is called now.';
+comment on column flux.mutations.pk is
+    'Key columns and their values, after the change; null for a table without a key.';
+comment on column flux.mutations.op is 'INSERT, UPDATE, DELETE or TRUNCATE.';
+comment on column flux.mutations.old is 'Values before: the whole row, or of an UPDATE the changed columns.';
+comment on column flux.mutations.new is 'Values after: the whole row, or of an UPDATE the changed columns.';
+comment on column flux.mutations.changed is 'Names of the columns in old and new, as they were then.';
+comment on column flux.mutations.xid is 'Its top-level transaction.';
+comment on column flux.mutations.at is 'When.';
+comment on column flux.mutations.outcome is 'committed or rolled_back.';
+comment on column flux.mutations."session_user" is 'Who was logged in.';
+comment on column flux.mutations.role is 'Role set with SET ROLE, if one was.';
+comment on column flux.mutations.application_name is 'For a write from outside Flux.';
+comment on column flux.mutations.client_addr is 'For a write from outside Flux.';
+comment on column flux.mutations.complete is
+    'False for a TRUNCATE of so many rows that they were not kept.';

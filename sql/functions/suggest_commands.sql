@@ -13,6 +13,8 @@ with touched as (
         min(m.seq) as seq
     from flux.mutations as m
     where m.request_id = p_request_id and m.pk is not null and m.op <> 'TRUNCATE'
+        -- A row whose insert was rolled back is not there to be asked about.
+        and not (m.op = 'INSERT' and m.outcome = 'rolled_back')
     group by 1, 2
     order by 3
     limit 2

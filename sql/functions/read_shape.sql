@@ -1,0 +1,43 @@
+-- Virtual generated columns are left out: they are not stored, so there is nothing to restore. The
+-- key: the primary key, else the smallest unique index over NOT NULL columns that covers every row.
+create function flux.read_shape(
+    p_relation oid,
+    out attribute_numbers smallint[],
+    out column_names text[],
+    out column_types text[],
+    out kinds jsonb,
+    out key_numbers smallint[],
+    out redacted_numbers smallint[]
+)
+language sql stable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        array_agg(a.attnum order by a.attnum),
+        array_agg(a.attname::text order by a.attnum),
+        array_agg(format_type(a.atttypid, a.atttypmod) order by a.attnum),
+        jsonb_agg(flux.describe_type(a.atttypid) order by a.attnum),
+        (
+            select (i.indkey::smallint[])[0:i.indnkeyatts - 1]
+            from pg_index as i
+            where i.indrelid = p_relation and i.indisunique and i.indisvalid
+                and i.indpred is null and i.indexprs is null
+                and (i.indisprimary or i.indimmediate)
+                and not exists (
+                    select
+                    from unnest((i.indkey::smallint[])[0:i.indnkeyatts - 1]) as k (attnum)
+                    join pg_attribute as ka on ka.attrelid = p_relation and ka.attnum = k.attnum
+                    where not ka.attnotnull
+                )
+            order by i.indisprimary desc, i.indnkeyatts, i.indexrelid
+            limit 1
+        ),
+        coalesce(
+            array_agg(a.attnum order by a.attnum) filter (where flux.is_redacted(a.attname)), '{}'
+        )
+    from pg_attribute as a
+    where a.attrelid = p_relation and a.attnum > 0 and not a.attisdropped
+        and a.attgenerated <> 'v'
+$$;
+comment on function flux.read_shape(oid) is
+    'The present shape of a table, from the catalog, in attribute numbers.';

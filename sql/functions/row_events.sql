@@ -1,0 +1,56 @@
+create function flux.row_events(p_table_id integer, p_key text, p_include_attempted boolean)
+returns table (
+    seq bigint, at timestamptz, mask bigint, span_id bigint, request_id uuid, shape_id integer,
+    op "char", key text, key_text text, session_name text, role_name text, application_name text,
+    client_addr inet, changed smallint[], old text[], new text[], outcome text
+)
+language sql stable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    with recursive lives (key, from_seq, before_seq, xid, tid, depth) as (
+        select p_key, 0::bigint, 9223372036854775807, null::xid8, null::tid, 1
+        union all
+        -- Each arrival of the row under a key leads back to the key it had before, as far as that
+        -- life of it began.
+        select b.old_key, coalesce(s.seq, 0), b.seq, b.xid, b.previous_tid, l.depth + 1
+        from lives as l
+        cross join lateral (
+            select m.old_key, m.seq, m.xid, m.previous_tid
+            from flux.mutation_log as m
+            where m.table_id = p_table_id and m.key = l.key and m.old_key is not null
+                and m.seq >= l.from_seq and m.seq < l.before_seq
+                and (l.depth = 1 or m.seq = l.from_seq)
+        ) as b
+        cross join lateral flux.find_start(p_table_id, b.old_key, b.seq, b.xid, b.previous_tid) as s
+        where l.depth < 1000
+    ),
+    events as (
+        select m.seq, m.at, m.mask, m.span_id, m.request_id, m.shape_id, m.op, m.key, m.key_text,
+            m.session_name, m.role_name, m.application_name, m.client_addr, m.changed, m.old, m.new
+        from lives as l
+        join flux.mutation_log as m on m.table_id = p_table_id and m.key = l.key
+            and m.seq >= l.from_seq and m.seq < l.before_seq
+        union all
+        select m.seq, m.at, m.mask, m.span_id, m.request_id, m.shape_id, m.op, m.key, m.key_text,
+            m.session_name, m.role_name, m.application_name, m.client_addr, m.changed, m.old, m.new
+        from flux.mutation_log as m
+        where m.table_id = p_table_id and m.old_key = p_key
+    )
+    -- A row that left the key and came back is met twice.
+    (
+        select distinct on (e.seq) e.seq, e.at, e.mask, e.span_id, e.request_id, e.shape_id, e.op,
+            e.key, e.key_text, e.session_name, e.role_name, e.application_name, e.client_addr,
+            e.changed, e.old, e.new, 'committed'
+        from events as e
+        order by e.seq
+    )
+    union all
+    select a.seq, a.at, a.mask, a.span_id, a.request_id, a.shape_id, a.op, a.key, a.key_text,
+        a.session_name, a.role_name, a.application_name, a.client_addr, a.changed, a.old, a.new,
+        'rolled_back'
+    from flux.attempted_log as a
+    where p_include_attempted and a.table_id = p_table_id
+        and (a.key = p_key or a.old_key = p_key)
+$$;
+comment on function flux.row_events(integer, text, boolean) is
+    'The mutations that history shows: all of a key, and those of rows that came to it from other keys, before that. The arguments: table, key, whether rolled-back attempts too.';
