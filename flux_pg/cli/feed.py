@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +20,7 @@ _NEAR = timedelta(seconds=3)
 _FAR = timedelta(minutes=5)
 _FAR_EVERY_S = 5.0
 _BATCH = 1000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _IDS = """
 select e.request_id
@@ -93,7 +94,7 @@ class Feed:
         if last is None:
             query = _IDS + "order by e.request_id"
         window = {
-            "since": since or self._begin - timedelta(days=36500),
+            "since": max(since or _EPOCH, _EPOCH),
             "until": until,
             "limit": last,
             **self._wanted.parameters(),

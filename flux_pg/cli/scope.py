@@ -60,6 +60,11 @@ class Scope:
             raise no_project()
         return self.settings
 
+    def reread(self) -> Settings:
+        """Read the settings again, after `overrides` or the files changed."""
+        self._settings = None
+        return self.settings
+
     @property
     def style(self) -> Style:
         """How data on stdout is painted."""

@@ -60,7 +60,7 @@ def connect(conninfo: str, **options: Any) -> Database:
     Raises:
         DatabaseUnreachable: naming the target, never the password.
     """
-    try:
+    with translate_errors(conninfo):
         return psycopg.connect(
             conninfo,
             autocommit=True,
@@ -69,12 +69,24 @@ def connect(conninfo: str, **options: Any) -> Database:
             connect_timeout=10,
             **options,
         )
+
+
+@contextmanager
+def translate_errors(conninfo: str) -> Iterator[None]:
+    """Translate what goes wrong while connecting to `conninfo`, naming the target, never the
+    password."""
+    try:
+        yield
     except psycopg.OperationalError as error:
+        if error.sqlstate and error.sqlstate[:2] not in ("08", "28", "3D", "53", "57"):
+            raise
         raise DatabaseUnreachable(
             f"cannot reach the database {masked(conninfo)}: {_one_line(error)}",
             "Check that it runs and that the address and password are right.",
         ) from None
     except psycopg.ProgrammingError as error:
+        if error.sqlstate:
+            raise
         raise UsageError(
             f"bad connection string {masked(conninfo)}: {_one_line(error)}",
             'Write it like "postgresql://user@host:5432/database".',

@@ -37,7 +37,7 @@ _SHOWN_FIRST = 10
 @click.option("-n", "--lines", type=click.IntRange(0), help="Begin with the last N requests.")
 @click.option("--no-follow", is_flag=True, help="Print what there is and end.")
 @scoped()
-def tail(  # noqa: PLR0917 - click passes them by name
+def tail(
     scope: Scope,
     function: str | None,
     errors_only: bool,
