@@ -55,7 +55,6 @@ class Binder:
     def __init__(self, function: FunctionSpec, path_names: tuple[str, ...]) -> None:
         self._whole: _Plan | None = None
         self._raw: str | None = None
-        self._raw_text = False
         plans: list[_Plan] = []
         for parameter in function.parameters:
             _check_annotation(function, parameter)
@@ -67,7 +66,6 @@ class Binder:
             else:
                 plans.append(plan)
         self._plans = tuple(plans)
-        self._from_body = any(not p.in_path for p in plans)
 
     @property
     def wants_bytes(self) -> bool:
@@ -99,10 +97,12 @@ class Binder:
         if self._whole is not None:
             self._bind_whole(self._whole, body, arguments, faults)
         sources = _Sources(path, body, query)
+        missing = False
         for plan in self._plans:
             value, source = sources.find(plan)
             if value is _MISSING:
                 if plan.required:
+                    missing = True
                     faults.append(InputFault(plan.name, "Missing required field", ""))
                 continue
             if source == "repeated":
@@ -115,7 +115,7 @@ class Binder:
             except msgspec.ValidationError:
                 lax = source != "body"
                 faults += find_faults(value, plan.annotation, plan.name, source, lax=lax)
-        if faults and self._from_body and body.kind == "json" and type(body.value) is not dict:
+        if missing and body.kind == "json" and type(body.value) is not dict and not self._whole:
             faults.insert(0, InputFault("", "Expected `object` as the body", "body"))
         return arguments, faults
 

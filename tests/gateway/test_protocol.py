@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import h11
 import pytest
 from hypothesis import given, settings
@@ -250,8 +252,13 @@ def test_trailers_are_read_and_dropped() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"Content-Length: 3\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"]
-)  # fmt: skip
+    "body",
+    [
+        b"",
+        b"Content-Length: 3\r\n\r\nabc",
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    ],
+)
 @pytest.mark.parametrize("upgrade", ["websocket", "h2c"])
 def test_an_upgrade_is_not_taken_and_the_body_still_read(body: bytes, upgrade: str) -> None:
     head = f"POST /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n".encode()
@@ -328,7 +335,7 @@ def test_any_cutting_gives_the_same_requests(
     assert got == expected
     cuts = sorted(data.draw(st.sets(st.integers(0, len(wire)), max_size=12)))
     edges = [0, *cuts, len(wire)]
-    pieces = [wire[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [wire[a:b] for a, b in pairwise(edges)]
     assert seen(feed(*pieces)) == seen(whole)
 
 

@@ -68,7 +68,7 @@ def test_valid_parents_are_read(value: str, flags: int) -> None:
         [f"00-{TRACE}-{SPAN}-0A"],
         [f"00_{TRACE}_{SPAN}_01"],
         [f"00-{TRACE}-{SPAN}-01\n"],
-        ["٠٠" + f"-{TRACE}-{SPAN}-01"],
+        ["\u0660\u0660" + f"-{TRACE}-{SPAN}-01"],
     ],
 )
 def test_malformed_parents_are_ignored(values: list[str]) -> None:
