@@ -1,4 +1,4 @@
-"""`python -m flux_pg` is `flux`."""
+"""`python -m flux_pg`: the same as the console script `flux`."""
 
 from flux_pg.cli import main
 

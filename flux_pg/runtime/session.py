@@ -180,7 +180,7 @@ class RunDatabase:
             await self._record_alone(run, ending)
             return
         try:
-            await transaction.commit([*self._tail(transaction), *self._last_word(run, ending)])
+            await transaction.commit([*self._last_word(run, ending), *self._tail(transaction)])
         except CommitFailed:
             self._transaction = transaction
             raise
@@ -224,8 +224,8 @@ class RunDatabase:
 
     async def _record_alone(self, run: Run, ending: Ending) -> bool:
         """The record in a transaction of its own, as one message; False if one stands already."""
-        tail = self._tail(None)
-        statements = [*tail, *self._last_word(run, ending)]
+        # The record comes first: it asks whether the transaction has had effects before it.
+        statements = [*self._last_word(run, ending), *self._tail(None)]
         if len(statements) > 1:
             statements = [Statement("begin"), *statements, Statement("commit")]
         with trio.CancelScope(shield=True, deadline=trio.current_time() + RECORD_DEADLINE_S):

@@ -161,5 +161,6 @@ def _summary(sql: str, words: list[str]) -> str:
     match = pattern.search(sql) if pattern else None
     if match is None:
         return " ".join(words[:2]) or "statement"
+    table = match.group(1).replace('"', "")
     joiner = _JOINERS.get(verb)
-    return f"{verb} {joiner} {match.group(1)}" if joiner else f"{verb} {match.group(1)}"
+    return f"{verb} {joiner} {table}" if joiner else f"{verb} {table}"
