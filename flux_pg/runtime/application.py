@@ -167,7 +167,7 @@ def _assemble(
         environment=environment,
         deployment=deployment,
         commit=source.commit,
-        on_finished=RequestLog(settings.log_format).finished,
+        on_finished=RequestLog(settings.log_format, silent=settings.dev).finished,
     )
     refusals = RefusalRecorder(pool, redactor, deployment)
     return Application(registry, executor, refusals, pool, deployment)

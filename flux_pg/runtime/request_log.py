@@ -18,14 +18,22 @@ _GREEN, _YELLOW, _RED, _DIM, _RESET = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[
 
 
 class RequestLog:
-    """Writes the lines; each is one write, so that workers do not mix theirs."""
+    """Writes the lines; each is one write, so that workers do not mix theirs.
 
-    def __init__(self, log_format: str) -> None:
+    Args:
+        log_format: `text` or `json`.
+        silent: Write nothing: `flux dev` and `flux invoke` show requests from the record.
+    """
+
+    def __init__(self, log_format: str, *, silent: bool = False) -> None:
+        self._silent = silent
         self._json = log_format == "json"
         self._colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
 
     def finished(self, run: Run, ending: Ending) -> None:
         """A request has ended and is recorded."""
+        if self._silent:
+            return
         line = self._as_json(run, ending) if self._json else self._as_text(run, ending)
         try:
             os.write(2, line.encode(errors="replace"))
