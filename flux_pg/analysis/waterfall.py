@@ -67,7 +67,7 @@ def lay_out(tree: Tree, width: int, slow_us: int = 0) -> Waterfall:
     width = max(width, 40)
     shown = _kept(tree, slow_us)
     longest = max((step.depth * 3 + cells(label(step.node.span)) for step in shown), default=20)
-    label_width = max(min(longest, int(width * 0.58)), 16)
+    label_width = max(min(longest, int(width * 0.58)), 20)
     bar_width = width - label_width - _DURATION_WIDTH - 3
     begin = min((start_of(step.node.span) for step in shown), default=0)
     total = max((end_of(step.node.span) for step in shown), default=0) - begin
@@ -114,7 +114,7 @@ def _branches(step: Step, room: int) -> tuple[str, str]:
 
 def _lines(step: Step, label_width: int, bar: str, width: int) -> list[Line]:
     node, span = step.node, step.node.span
-    branch, below = _branches(step, label_width - 12)
+    branch, below = _branches(step, max(label_width - 12, 12))
     status = str(span.get("status") or "ok")
     text = label(span) + (" (parent missing)" if node.orphan else "")
     text = fit(text, label_width - len(branch))

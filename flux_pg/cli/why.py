@@ -8,7 +8,7 @@ import click
 
 from flux_pg.analysis.changes import column_changes, describe, key_text, table_name
 from flux_pg.analysis.text import clean, fit, short_id, show
-from flux_pg.analysis.waterfall import lay_out, place
+from flux_pg.analysis.waterfall import label, lay_out, place
 from flux_pg.analysis.why import advise, changes_since_success
 from flux_pg.cli import git
 from flux_pg.cli.scope import Scope, examples, scoped
@@ -138,7 +138,7 @@ class Page:
     def _span_name(self, span_id: str | None) -> str:
         for span in self.trace["spans"]:
             if span["span_id"] == span_id:
-                return fit(f"{span['kind']} {clean(span['name'] or '')}", self.width - 14)
+                return fit(label(span), self.width - 14)
         return ""
 
     def _location(self) -> list[str]:

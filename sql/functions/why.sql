@@ -22,12 +22,16 @@ begin
     end if;
     if v_execution.outcome is distinct from 'ok' then
         v_cause := flux.cause_span(p_request_id, v_execution.error);
+        -- The innermost line of the user's code that the error passed; a timeout has none, but the
+        -- span that was open then does.
         v_place := coalesce(
-            case when v_cause ->> 'kind' not like 'gateway%' then nullif(v_cause -> 'location' #>> '{}', '')::json end,
-            v_execution.error -> 'stack' -> -1
+            v_execution.error -> 'stack' -> -1,
+            case when v_cause ->> 'kind' not like 'gateway%' then v_cause -> 'location' end
         );
     end if;
-    v_place := coalesce(v_place, flux.function_place(v_execution.deployment, v_execution.function));
+    if json_typeof(v_place) is distinct from 'object' then
+        v_place := flux.function_place(v_execution.deployment, v_execution.function);
+    end if;
     return json_build_object(
         'schema', 'flux.why/1',
         'request_id', v_execution.request_id,

@@ -1,0 +1,173 @@
+"""`flux invoke FN`: one function, run here, recorded as any other request."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import click
+import trio
+
+from flux_pg.cli.scope import Scope, examples, scoped
+from flux_pg.cli.session import conninfo_of
+from flux_pg.config import Settings
+from flux_pg.errors import FluxError, NotFoundError, UsageError
+from flux_pg.records import FunctionSpec, Invocation, Reply
+
+
+@click.command(
+    epilog=examples(
+        'flux invoke hello --data \'{"name":"world"}\'',
+        "flux invoke hello --data @input.json",
+        "echo '{}' | flux invoke hello --data - --json",
+    )
+)
+@click.argument("function", metavar="FN")
+@click.option("--data", metavar="JSON|@FILE|-", help="The input: a JSON object.")
+@scoped()
+def invoke(scope: Scope, function: str, data: str | None) -> None:
+    """Call one function and print its result.
+
+    It runs in this process against the project's database, and its effects are real. The result
+    goes to stdout, the request id to stderr. Exits 1 if the function failed.
+    """
+    scope.overrides["dev"] = True
+    settings = scope.project_settings
+    value = read_input(data)
+    with conninfo_of(settings, prepare=True) as conninfo:
+        ready = replace(settings, database_url=conninfo)
+        request_id, reply = trio.run(_invoke, ready, function, value)
+    _show(scope, function, request_id, reply)
+    if reply.outcome != "ok":
+        click.get_current_context().exit(1)
+
+
+def read_input(data: str | None) -> dict[str, Any]:
+    """Return the input object that `--data` means.
+
+    Raises:
+        UsageError: the file cannot be read, or it is not a JSON object.
+    """
+    if data is None:
+        return {}
+    text = data
+    try:
+        if data == "-":
+            text = sys.stdin.read()
+        elif data.startswith("@"):
+            text = Path(data[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UsageError(f"--data: cannot read {data}: {reason}", code="bad-input") from None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"--data is not JSON: {error}", "Write it like --data '{\"name\": \"world\"}'.",
+            code="bad-input",
+        ) from None  # fmt: skip
+    if not isinstance(value, dict):
+        raise UsageError(
+            f"--data must be a JSON object, not {type(value).__name__}",
+            "Its keys are the function's parameters.",
+            code="bad-input",
+        )
+    return value
+
+
+async def _invoke(settings: Settings, name: str, value: dict[str, Any]) -> tuple[UUID, Reply]:
+    from flux_pg.runtime.application import open_application
+
+    async with open_application(settings, journal=None) as application:
+        specs = {spec.name: spec for spec in application.functions}
+        if name not in specs:
+            raise _no_such_function(name, list(specs), application.load_errors)
+        invocation = make_invocation(specs[name], value)
+        return invocation.request_id, await application.run(invocation)
+
+
+def _no_such_function(name: str, known: list[str], errors: tuple[FluxError, ...]) -> FluxError:
+    if errors:
+        first = errors[0]
+        place = f"{getattr(first, 'path', '')}:{getattr(first, 'line', None) or 1}"
+        return UsageError(
+            f"there is no function {name}, and a file does not load: {place}: {first.message}",
+            first.hint,
+            code="load-error",
+        )
+    listed = ", ".join(sorted(known)) or "none; put one into functions/NAME.py"
+    return NotFoundError(
+        f"there is no function {name}", f"There are: {listed}.", code="no-function"
+    )
+
+
+def make_invocation(spec: FunctionSpec, value: dict[str, Any]) -> Invocation:
+    """Return the invocation of a function, its input validated as the gateway does."""
+    from flux_pg.gateway.identity import new_request_id, new_span_ids
+
+    arguments = validated(spec, value)
+    return Invocation(
+        request_id=new_request_id(),
+        trace_id=secrets.token_hex(16),
+        root_span_id=new_span_ids(1)[0],
+        kind="invoke",
+        function=spec,
+        arguments=arguments,
+        input=value,
+        started_perf_ns=time.perf_counter_ns(),
+        started_at_ns=time.time_ns(),
+    )
+
+
+def validated(spec: FunctionSpec, value: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments for a function from an input object, as the gateway would.
+
+    Raises:
+        UsageError: the input does not fit the parameters; the message names every fault.
+    """
+    from flux_pg.gateway.bodies import Body
+    from flux_pg.gateway.validation import Binder
+
+    raw = json.dumps(value).encode()
+    arguments, found = Binder(spec, ()).bind({}, Body("json", raw, value), {})
+    names = [parameter.name for parameter in spec.parameters]
+    faults = [f"{fault.path}: {fault.message}" if fault.path else fault.message for fault in found]
+    if not {"request", "body"} & set(names):
+        faults += [f"{name}: Unknown parameter" for name in value if name not in names]
+    if faults:
+        raise UsageError(
+            f"the input does not fit {spec.name}: {'; '.join(faults)}",
+            f"Its parameters: {', '.join(names) or 'none'}.",
+            code="bad-input",
+        )
+    return arguments
+
+
+def _show(scope: Scope, function: str, request_id: UUID, reply: Reply) -> None:
+    try:
+        result = json.loads(reply.body) if reply.body else None
+    except ValueError:
+        result = reply.body.decode("utf-8", "replace")
+    if scope.as_json:
+        scope.emit_json(
+            {
+                "schema": "flux.invoke/1",
+                "request_id": str(request_id),
+                "function": function,
+                "outcome": reply.outcome,
+                "status_code": reply.status_code,
+                "result": result,
+            }
+        )
+        return
+    scope.emit(json.dumps(result, ensure_ascii=False, indent=2))
+    short = str(request_id)[-8:]
+    style = scope.notes
+    scope.note(f"{style.outcome(reply.outcome)} {reply.status_code}  {style.dim(str(request_id))}")
+    scope.hint(f"flux {'trace' if reply.outcome == 'ok' else 'why'} {short}")
