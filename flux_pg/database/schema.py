@@ -53,6 +53,11 @@ class SchemaVersion:
     code_checksum: str
     installed_as: str
 
+    def has(self, body: Body) -> bool:
+        """Whether it is exactly this body that was installed."""
+        mine = (self.version, self.tables_checksum, self.code_checksum)
+        return mine == (body.version, body.tables_checksum, body.code_checksum)
+
 
 @dataclass(frozen=True)
 class InstallResult:
@@ -72,8 +77,12 @@ class InstallResult:
 
 def schema_version(conn: psycopg.Connection) -> SchemaVersion | None:
     """Version of schema flux in this database, or None if it is not installed."""
-    found = conn.execute("select to_regclass('flux.schema_version') is not null").fetchone()
-    if not (found and found[0]):
+    # Not to_regclass: it fails where the schema may not be used, and this asks whether it is there.
+    found = conn.execute(
+        "select from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n"
+        " on n.oid = c.relnamespace where n.nspname = 'flux' and c.relname = 'schema_version'"
+    ).fetchone()
+    if found is None:
         return None
     row = conn.execute(
         "select version, tables_checksum, code_checksum, installed_as from flux.schema_version"
@@ -81,26 +90,45 @@ def schema_version(conn: psycopg.Connection) -> SchemaVersion | None:
     return SchemaVersion(*row) if row else None
 
 
-def install(conn: psycopg.Connection, *, body: Body | None = None) -> InstallResult:
+def lock_and_read_version(conn: psycopg.Connection) -> SchemaVersion | None:
+    """As `schema_version`, after waiting for any installation under way in this database."""
+    conn.execute("select pg_advisory_xact_lock(%s, %s)", INSTALL_LOCK)
+    owner = conn.execute("select from pg_catalog.pg_roles where rolname = 'flux_owner'").fetchone()
+    if owner is None:
+        return None
+    with _explained_rights(), _as_owner(conn):
+        return schema_version(conn)
+
+
+def install(
+    conn: psycopg.Connection, *, body: Body | None = None, logins: Iterable[str] = ()
+) -> InstallResult:
     """Install schema flux as plain SQL, or bring it up to date; does nothing if it is current.
 
     Args:
         conn: An idle connection of a superuser or of a role with CREATEROLE and CREATE on the
-            database. One transaction is opened on it.
+            database; where the schema is current any member of flux_reader will do. One
+            transaction is opened on it.
         body: Which SQL; by default what this Flux carries.
+        logins: Roles that may record and read, beside the one that installs.
 
     Raises:
         SchemaError: A right is missing, a file fails, or what is installed cannot be changed.
     """
     body = body or sql_files.body()
+    logins = tuple(logins)
+    if not logins and (found := _current(conn, body)) is not None:
+        return found
     notices: list[str] = []
     with conn.transaction():
-        conn.execute("select pg_advisory_xact_lock(%s, %s)", INSTALL_LOCK)
-        present = schema_version(conn)
+        present = lock_and_read_version(conn)
         if present is not None:
-            return _update(conn, present, body)
-        _run_installer(conn, body, notices)
-    return InstallResult("installed", body.version, "plain", tuple(notices))
+            done = _update(conn, present, body)
+        else:
+            _run_installer(conn, body, notices)
+            done = InstallResult("installed", body.version, "plain", tuple(notices))
+        _grant_groups(conn, logins)
+    return done
 
 
 def install_at(conninfo: str) -> InstallResult:
@@ -109,19 +137,42 @@ def install_at(conninfo: str) -> InstallResult:
         return install(conn)
 
 
+def _current(conn: psycopg.Connection, body: Body) -> InstallResult | None:
+    """What to answer if there is nothing to do, found out without any lock or right to install."""
+    try:
+        with conn.transaction():
+            present = schema_version(conn)
+    except psycopg.errors.InsufficientPrivilege:
+        return None
+    if present is None or not present.has(body):
+        return None
+    return InstallResult("current", present.version, present.installed_as)
+
+
 def _run_installer(conn: psycopg.Connection, body: Body, notices: list[str]) -> None:
-    conn.execute(_PROLOGUE.encode())
-    with _explained_rights():
+    with _ready(conn):
         _run(conn, SqlFile("roles.sql", sql_files.read("roles.sql")))
-        with _as_owner(conn):
-            pass
-        _run(conn, SqlFile("preamble.sql", sql_files.read("preamble.sql")))
-    with _as_owner(conn):
-        for file in body.files:
-            if not file.superuser:
-                _run(conn, file)
-        _write_version(conn, body, "plain")
+        with _membership(conn):
+            _run(conn, SqlFile("preamble.sql", sql_files.read("preamble.sql")))
+            with _as_owner(conn):
+                for file in body.files:
+                    if not file.superuser:
+                        _run(conn, file)
+                _write_version(conn, body, "plain")
     _run_superuser_files(conn, body, notices)
+
+
+def _grant_groups(conn: psycopg.Connection, logins: Iterable[str]) -> None:
+    """Let the installing role and `logins` record and read; with one login it does everything."""
+    row = conn.execute("select current_user").fetchone()
+    assert row is not None
+    for login in {row[0], *logins}:
+        for group in ("flux_runtime", "flux_reader"):
+            known = conn.execute("select pg_has_role(%s, %s, 'usage')", (login, group)).fetchone()
+            if not (known and known[0]):  # a superuser has every role
+                conn.execute(
+                    sql.SQL("grant {} to {}").format(sql.Identifier(group), sql.Identifier(login))
+                )
 
 
 def _run_superuser_files(conn: psycopg.Connection, body: Body, notices: list[str]) -> None:
@@ -153,16 +204,22 @@ def _run(conn: psycopg.Connection, file: SqlFile) -> None:
 
 @contextmanager
 def _as_owner(conn: psycopg.Connection) -> Iterator[None]:
-    """Run as flux_owner. A role that is not a member becomes one for the time of the block."""
-    row = conn.execute(
-        "select current_user, current_setting('role'), current_setting('is_superuser') = 'on'"
-    ).fetchone()
+    """Run as flux_owner."""
+    with _membership(conn):
+        row = conn.execute("select current_setting('role')").fetchone()
+        conn.execute("set local role flux_owner")
+        yield
+        conn.execute("select set_config('role', %s, true)", row)
+
+
+@contextmanager
+def _membership(conn: psycopg.Connection) -> Iterator[None]:
+    """Be a member of flux_owner for the time of the block, unless one is already."""
+    row = conn.execute("select current_user, current_setting('is_superuser') = 'on'").fetchone()
     assert row is not None
-    me, role, superuser = row
+    me, superuser = row
     granted = not superuser and _become_member(conn, me)
-    conn.execute("set local role flux_owner")
     yield
-    conn.execute("select set_config('role', %s, true)", (role,))
     if granted:
         conn.execute(sql.SQL("revoke flux_owner from {}").format(sql.Identifier(me)))
 
@@ -203,30 +260,66 @@ def _write_version(conn: psycopg.Connection, body: Body, installed_as: str) -> N
 
 def _update(conn: psycopg.Connection, present: SchemaVersion, body: Body) -> InstallResult:
     if present.version != body.version:
-        raise SchemaError(f"schema flux has version {present.version}", "Upgrade.")
-    wanted = replace(
-        present, tables_checksum=body.tables_checksum, code_checksum=body.code_checksum
-    )
-    if present == wanted:
+        return _upgrade(conn, present, body)
+    same_tables = present.tables_checksum == body.tables_checksum
+    if present.has(body):
         return InstallResult("current", present.version, present.installed_as)
-    if present.tables_checksum != body.tables_checksum:
+    # Only unreleased builds get here: a released script is never edited.
+    if not same_tables or present.installed_as == "extension":
         raise SchemaError(
             f"schema flux in this database comes from another unreleased build of {body.version}, "
-            "and its tables differ",
-            "If its records may go: `drop schema flux cascade`, or for the embedded database "
-            "remove .flux/postgres; then start again.",
+            + ("and its tables differ" if not same_tables else "installed as an extension"),
+            "If its records may go: `drop schema flux cascade` (as an extension: `drop extension "
+            "flux cascade`), or for the embedded database remove .flux/postgres; then start again.",
             code="schema-differs",
         )
-    _refresh(conn, body.files)
-    with _as_owner(conn):
-        _write_version(conn, body, present.installed_as)
+    _refresh(conn, body)
     return InstallResult("refreshed", body.version, present.installed_as)
 
 
-def _refresh(conn: psycopg.Connection, files: Iterable[SqlFile]) -> None:
-    conn.execute(_PROLOGUE.encode())
-    with _as_owner(conn):
-        for file in files:
+def _upgrade(conn: psycopg.Connection, present: SchemaVersion, body: Body) -> InstallResult:
+    """Run the upgrade scripts between two released versions."""
+    if _as_numbers(present.version) > _as_numbers(body.version):
+        raise SchemaError(
+            f"schema flux in this database has version {present.version}, newer than this Flux "
+            f"({body.version})",
+            f"Upgrade flux-pg on this machine to {present.version}.",
+            code="schema-newer",
+        )
+    if present.installed_as == "extension":
+        raise SchemaError(
+            f"schema flux is an extension of version {present.version}; this Flux needs "
+            f"{body.version}",
+            "Run `alter extension flux update` as a superuser, with the new files on the server.",
+            code="schema-older",
+        )
+    scripts = sql_files.upgrades()
+    with _ready(conn), _as_owner(conn):
+        for old, new in sql_files.upgrade_path(present.version, body.version, scripts):
+            _run(conn, SqlFile(f"upgrades/flux--{old}--{new}.sql", scripts[old, new]))
+        _write_version(conn, body, present.installed_as)
+    return InstallResult("upgraded", body.version, present.installed_as)
+
+
+def _refresh(conn: psycopg.Connection, body: Body) -> None:
+    """Apply functions, triggers, views and grants of an unreleased version again.
+
+    What was removed from the body stays behind; what cannot be replaced (other columns of a view,
+    another result type) fails with the file's name, and the hint of SchemaError holds.
+    """
+    with _ready(conn), _as_owner(conn):
+        for file in body.files:
             if not file.makes_tables and not file.superuser:
-                text = _REPLACEABLE.sub(r"create or replace \1", file.text)
-                _run(conn, replace(file, text=text))
+                _run(conn, replace(file, text=_REPLACEABLE.sub(r"create or replace \1", file.text)))
+        _write_version(conn, body, "plain")
+
+
+@contextmanager
+def _ready(conn: psycopg.Connection) -> Iterator[None]:
+    conn.execute(_PROLOGUE.encode())
+    with _explained_rights():
+        yield
+
+
+def _as_numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version))

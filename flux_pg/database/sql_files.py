@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -14,6 +15,8 @@ from flux_pg.errors import FluxError
 
 VERSION = "0.1.0"
 SUPERUSER_SECTION = "[superuser]"
+
+_UPGRADE_NAME = re.compile(r"^flux--(.+?)--(.+)\.sql$")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,42 @@ def read(name: str) -> str:
     for part in name.split("/"):
         path = path / part
     return path.read_text(encoding="utf-8")
+
+
+def upgrades() -> dict[tuple[str, str], str]:
+    """Upgrade scripts by (from, to)."""
+    folder = root() / "upgrades"
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for path in folder.iterdir():
+        match = _UPGRADE_NAME.match(path.name)
+        if match is not None:
+            found[match[1], match[2]] = path.read_text(encoding="utf-8")
+    return found
+
+
+def upgrade_path(old: str, new: str, steps: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The shortest chain of upgrade scripts between two versions, as Postgres chooses it.
+
+    Raises:
+        FluxError: There is none.
+    """
+    known = sorted(steps)
+    chains: list[list[tuple[str, str]]] = [[step] for step in known if step[0] == old]
+    seen = {old}
+    while chains:
+        chain = chains.pop(0)
+        here = chain[-1][1]
+        if here == new:
+            return chain
+        if here not in seen:
+            seen.add(here)
+            chains += [[*chain, step] for step in known if step[0] == here]
+    raise FluxError(
+        f"this Flux ({new}) cannot upgrade schema flux from version {old}",
+        f"Use a Flux of version {old} or later that still carries the upgrade scripts.",
+    )
 
 
 @lru_cache(maxsize=1)

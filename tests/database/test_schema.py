@@ -1,0 +1,411 @@
+"""Schema flux installed both ways, by every kind of role, and changed afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import venv
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from flux_pg.database import extension, schema, sql_files
+from flux_pg.database.binaries import Binaries, find
+from flux_pg.database.schema import SchemaError, install
+from flux_pg.database.sql_files import Body, SqlFile, upgrade_path
+from flux_pg.errors import FluxError
+from tests.conftest import run_server
+from tests.database.catalog import read_catalog
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def empty(server):
+    """A database without schema flux."""
+    made = server.create_database(flux=False)
+    yield made
+    server.drop_database(made.name)
+
+
+def relocated(binaries: Binaries, root: Path) -> Binaries:
+    """A copy of an installation whose share directory is ours to write.
+
+    Postgres finds its directories relative to its own program, if they lie as they were built.
+    """
+    asked = {
+        name: Path(
+            subprocess.run(
+                [binaries.tool("pg_config"), f"--{name}"],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.strip()
+        )
+        for name in ("bindir", "sharedir", "pkglibdir")
+    }
+    place = {name: root / path.relative_to("/") for name, path in asked.items()}
+    shutil.copytree(asked["sharedir"], place["sharedir"])
+    place["bindir"].mkdir(parents=True)
+    for name in ("postgres", "initdb", "pg_config", "pg_dump", "psql"):
+        # Debian's are links to the programs here; only a copy is looked up by its own place.
+        shutil.copy(binaries.tool(name), place["bindir"] / name)
+    place["pkglibdir"].symlink_to(asked["pkglibdir"])
+    return find(place["bindir"])
+
+
+@pytest.fixture(scope="module")
+def extension_server(server, tmp_path_factory):
+    """A server that can see files of ours as an extension."""
+    if server.version >= 18:
+        yield server
+        return
+    try:
+        binaries = relocated(server.binaries, tmp_path_factory.mktemp("relocated"))
+        extension.copy_into_share(binaries)
+    except (OSError, SchemaError) as error:
+        pytest.skip(f"this Postgres cannot be copied: {error}")
+    yield from run_server(binaries, tmp_path_factory.mktemp("pg-extension"))
+
+
+@pytest.fixture(scope="module")
+def extension_files(extension_server, tmp_path_factory):
+    """Where the extension is, as install_extension wants to know it."""
+    if extension_server.version < 18:
+        return None
+    parent = tmp_path_factory.mktemp("extension")
+    extension.write(parent / "extension")
+    return parent
+
+
+@pytest.fixture
+def for_extension(extension_server):
+    """A database without schema flux, on a server that sees the extension."""
+    made = extension_server.create_database(flux=False)
+    yield made
+    extension_server.drop_database(made.name)
+
+
+def connect(dsn: str) -> psycopg.Connection:
+    return psycopg.connect(dsn, autocommit=True)
+
+
+@pytest.fixture
+def installer(empty):
+    """A role like the administrator of a managed server: no superuser, CREATEROLE."""
+    name = f"{empty.name}_installer"
+    with connect(empty.superuser) as conn:
+        conn.execute(sql.SQL("create role {} login createrole").format(sql.Identifier(name)))
+        conn.execute(
+            sql.SQL("alter database {} owner to {}").format(
+                sql.Identifier(empty.name), sql.Identifier(name)
+            )
+        )
+        if conn.info.server_version >= 160000:
+            # As if this role had created them, as it would on a server of its own.
+            for role in ("flux_owner", "flux_runtime", "flux_reader"):
+                conn.execute(
+                    sql.SQL("grant {} to {} with admin true, inherit false, set false").format(
+                        sql.Identifier(role), sql.Identifier(name)
+                    )
+                )
+    yield name
+    with connect(empty.superuser) as conn:
+        conn.execute(sql.SQL("reassign owned by {} to postgres").format(sql.Identifier(name)))
+        conn.execute(sql.SQL("drop owned by {}").format(sql.Identifier(name)))
+        conn.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
+
+
+def test_both_ways_give_the_same_catalog(for_extension, database, extension_files):
+    with connect(for_extension.superuser) as conn:
+        done = extension.install_extension(conn, extension_files)
+        assert (done.action, done.installed_as) == ("installed", "extension")
+        as_extension = read_catalog(conn)
+    with connect(database.superuser) as conn:
+        as_plain = read_catalog(conn)
+    for name, rows in as_plain.items():
+        assert as_extension[name] == rows, name
+    assert as_plain["functions"]
+
+
+def test_everything_belongs_to_flux_owner(database):
+    with connect(database.superuser) as conn:
+        others = conn.execute("""
+            select c.oid::regclass::text from pg_class as c
+            where c.relnamespace = 'flux'::regnamespace and c.relowner <> 'flux_owner'::regrole
+            union all
+            select p.oid::regprocedure::text from pg_proc as p
+            where p.pronamespace = 'flux'::regnamespace and p.proowner <> 'flux_owner'::regrole
+        """).fetchall()
+    assert others == []
+
+
+def test_a_role_without_superuser_installs_the_same(empty, installer, database):
+    with connect(empty.superuser) as conn:
+        conn.execute(sql.SQL("set session authorization {}").format(sql.Identifier(installer)))
+        done = install(conn)
+        assert done.action == "installed"
+        assert install(conn).action == "current"
+        member = conn.execute("select pg_has_role('flux_owner', 'usage')").fetchone()
+        assert member == (False,), "the installer keeps no rights on the records"
+        assert conn.execute("select count(*) from flux.executions").fetchone() == (0,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            conn.execute("delete from flux.execution_log")
+    superuser_files = [file for file in sql_files.body().files if file.superuser]
+    assert len(done.notices) == len(superuser_files)
+    with connect(empty.superuser) as one, connect(database.superuser) as other:
+        mine, theirs = read_catalog(one), read_catalog(other)
+    for name in theirs:
+        if name != "event triggers":
+            assert mine[name] == theirs[name], name
+
+
+def test_a_role_with_too_few_rights_is_told_what_it_needs(empty):
+    with connect(empty.app) as conn, pytest.raises(SchemaError) as caught:
+        install(conn)
+    assert caught.value.code == "not-permitted"
+    assert "CREATEROLE" in caught.value.hint
+
+
+def test_several_nodes_may_install_at_once(empty):
+    results: list[str] = []
+
+    def run() -> None:
+        results.append(schema.install_at(empty.superuser).action)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == ["current", "current", "current", "installed"]
+
+
+def test_a_failed_installation_leaves_nothing(empty):
+    body = sql_files.body()
+    broken = replace(
+        body, files=(*body.files, SqlFile("functions/bad.sql", "select 1;\nselect frob();"))
+    )
+    with connect(empty.superuser) as conn:
+        with pytest.raises(SchemaError, match=r"sql/functions/bad\.sql:2: function frob\(\)"):
+            install(conn, body=broken)
+        assert conn.execute("select to_regnamespace('flux')").fetchone() == (None,)
+        assert conn.execute("select current_setting('role')").fetchone() == ("none",)
+
+
+def changed(name: str, old: str, new: str) -> Body:
+    body = sql_files.body()
+    files = tuple(
+        replace(file, text=file.text.replace(old, new)) if file.name == name else file
+        for file in body.files
+    )
+    assert files != body.files
+    return replace(body, files=files)
+
+
+def test_functions_of_an_unreleased_build_are_applied_again(database):
+    body = changed("functions/span_hex.sql", "16, '0'", "18, '0'")
+    with connect(database.superuser) as conn:
+        assert install(conn, body=body).action == "refreshed"
+        assert conn.execute("select length(flux.span_hex(1))").fetchone() == (18,)
+        assert install(conn, body=body).action == "current"
+        assert install(conn).action == "refreshed"
+        assert conn.execute("select length(flux.span_hex(1))").fetchone() == (16,)
+
+
+def test_a_refresh_changes_nothing_when_nothing_but_a_comment_changed(database):
+    body = changed("functions/span_hex.sql", "create function", "-- A remark.\ncreate function")
+    with connect(database.superuser) as conn:
+        before = read_catalog(conn)
+        assert install(conn, body=body).action == "refreshed"
+        after = read_catalog(conn)
+    for name in before:
+        if name != "rows":
+            assert before[name] == after[name], name
+
+
+def test_tables_of_another_unreleased_build_are_refused(database):
+    body = changed("tables.sql", "client_request_id text", "client_request_id varchar")
+    with connect(database.superuser) as conn:
+        with pytest.raises(SchemaError, match="its tables differ") as caught:
+            install(conn, body=body)
+        assert "drop schema flux cascade" in caught.value.hint
+        conn.execute("drop schema flux cascade")
+        assert install(conn, body=body).action == "installed"
+
+
+def test_versions_are_compared_and_upgraded(database, monkeypatch):
+    body = sql_files.body()
+    newer = replace(body, version="0.10.0")
+    steps = {
+        ("0.1.0", "0.9.0"): "create table flux.added_in_9 ();",
+        ("0.9.0", "0.10.0"): "create function flux.added_in_10() returns int return 1;",
+    }
+    monkeypatch.setattr(sql_files, "upgrades", lambda: steps)
+    with connect(database.superuser) as conn:
+        assert install(conn, body=newer).action == "upgraded"
+        assert schema.schema_version(conn).version == "0.10.0"
+        owner = conn.execute(
+            "select relowner::regrole::text from pg_class where relname = 'added_in_9'"
+        )
+        assert owner.fetchone() == ("flux_owner",)
+        with pytest.raises(SchemaError, match=r"version 0\.10\.0, newer than this Flux"):
+            install(conn)
+        with pytest.raises(FluxError, match=r"cannot upgrade schema flux from version 0\.10\.0"):
+            install(conn, body=replace(body, version="1.0.0"))
+
+
+def test_the_upgrade_path_is_the_shortest():
+    steps = [("1", "2"), ("2", "3"), ("1", "3"), ("3", "1"), ("2", "1"), ("3", "4")]
+    assert upgrade_path("1", "4", steps) == [("1", "3"), ("3", "4")]
+    with pytest.raises(FluxError):
+        upgrade_path("4", "1", steps)
+
+
+def test_an_extension_does_not_take_over_a_plain_schema(for_extension, extension_files):
+    schema.install_at(for_extension.superuser)
+    with connect(for_extension.superuser) as conn, pytest.raises(SchemaError, match="plain SQL"):
+        extension.install_extension(conn, extension_files)
+
+
+def test_an_extension_is_seen_as_current(for_extension, extension_files):
+    with connect(for_extension.superuser) as conn:
+        extension.install_extension(conn, extension_files)
+        assert install(conn).action == "current"
+        assert extension.install_extension(conn, extension_files).action == "current"
+
+
+def test_an_extension_may_be_created_by_a_superuser_through_set_role(
+    for_extension, extension_files
+):
+    with connect(for_extension.superuser) as conn:
+        conn.execute("create role a_boss superuser")
+        try:
+            conn.execute("set role a_boss")
+            extension.install_extension(conn, extension_files)
+            assert conn.execute("select current_user").fetchone() == ("a_boss",)
+        finally:
+            conn.execute("reset role")
+            conn.execute("drop owned by a_boss cascade")
+            conn.execute("drop role a_boss")
+
+
+def test_only_known_tables_have_rows_from_the_start(database):
+    """What an installation writes must not collide with what a restore copies in."""
+    with connect(database.superuser) as conn:
+        tables = conn.execute(
+            "select oid::regclass::text from pg_class "
+            "where relnamespace = 'flux'::regnamespace and relkind = 'r'"
+        ).fetchall()
+        filled = {
+            name
+            for (name,) in tables
+            if conn.execute(f"select exists (select from {name})").fetchone() == (True,)
+        }
+    assert filled == {"flux.schema_version", "flux.settings", "flux.redactions"}
+
+
+def test_a_dump_of_the_extension_restores_its_rows(
+    for_extension, extension_server, extension_files, tmp_path
+):
+    request_id = "0190a0b0-0000-7000-8000-000000000001"
+    with connect(for_extension.superuser) as conn:
+        extension.install_extension(conn, extension_files)
+        conn.execute("insert into flux.redactions (pattern) values ('%shoe_size%')")
+        conn.execute(
+            "insert into flux.execution_log"
+            " (request_id, trace_id, root_span_id, kind, started_at, state, outcome)"
+            " values (%s, %s, 1, 'http', now(), 'completed', 'ok')",
+            (request_id, request_id),
+        )
+        key = conn.execute("select flux.redaction_key()").fetchone()
+    dump = tmp_path / "dump.sql"
+    tool = extension_server.binaries.tool
+    subprocess.run([tool("pg_dump"), "-d", for_extension.superuser, "-f", dump], check=True)
+    assert "create extension" in dump.read_text().lower()
+    target = extension_server.create_database(flux=False)
+    try:
+        if extension_files is not None:
+            with connect(target.superuser) as conn:
+                statement = "alter database {} set extension_control_path = {}"
+                conn.execute(
+                    sql.SQL(statement).format(
+                        sql.Identifier(target.name), sql.Literal(f"{extension_files}:$system")
+                    )
+                )
+        subprocess.run(
+            [tool("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.superuser, "-f", dump],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        with connect(target.superuser) as conn:
+            assert conn.execute("select request_id::text from flux.executions").fetchall() == [
+                (request_id,)
+            ]
+            assert conn.execute("select flux.redaction_key()").fetchone() == key
+            own = conn.execute("select pattern from flux.redactions where not is_default")
+            assert own.fetchall() == [("%shoe_size%",)]
+            assert install(conn).action == "current"
+            restored = read_catalog(conn)
+        with connect(for_extension.superuser) as conn:
+            original = read_catalog(conn)
+        for name in original:
+            assert restored[name] == original[name], name
+    finally:
+        extension_server.drop_database(target.name)
+
+
+def test_the_sql_files_are_the_manifest_and_nothing_else():
+    listed = {file.name for file in sql_files.body().files}
+    on_disk = {
+        str(path.relative_to(ROOT / "sql"))
+        for path in (ROOT / "sql").rglob("*.sql")
+        if path.parent.name != "upgrades"
+    }
+    assert on_disk - listed == {"roles.sql", "preamble.sql"}
+
+
+@pytest.mark.timeout(300)
+def test_the_wheel_carries_the_same_sql_as_the_checkout(tmp_path):
+    pytest.importorskip("hatchling", reason="the build backend is needed to build a wheel here")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", tmp_path, ROOT],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv" / "bin" / "python"
+    site = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, site], check=True)
+    code = (
+        "from flux_pg.database import sql_files; body = sql_files.body();"
+        "print(sql_files.root(), body.tables_checksum, body.code_checksum)"
+    )
+    libraries = os.pathsep.join(p for p in sys.path if p.endswith("site-packages"))
+    done = subprocess.run(
+        [python, "-I", "-c", f"import sys; sys.path += {libraries.split(os.pathsep)!r}; {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    place, tables, rest = done.stdout.split()
+    body = sql_files.body()
+    assert place.startswith(site)
+    assert (tables, rest) == (body.tables_checksum, body.code_checksum)
+
+
+def test_an_unprivileged_login_may_ask_for_what_is_already_there(database):
+    assert schema.install_at(database.app).action == "current"
