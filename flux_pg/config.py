@@ -62,6 +62,7 @@ class Settings:
     max_header_bytes: int = 64 << 10
     request_timeout_s: float = 30.0
     drain_timeout_s: float = 30.0
+    recording: str = "on"
     durability: str = "normal"
     record_value_limit_bytes: int = 1 << 20
     redact: tuple[str, ...] = ()
@@ -172,6 +173,8 @@ OPTIONS: tuple[Option, ...] = (
            "time limit of a request whose function sets none"),
     Option("drain_timeout_s", "server.drain_timeout", "FLUX_DRAIN_TIMEOUT", _seconds,
            "time that running requests get when a worker ends"),
+    Option("recording", "recording.mode", "FLUX_RECORDING", _choice("on", "off"),
+           "off only to measure what recording costs: nothing is recorded then"),
     Option("durability", "recording.durability", "FLUX_DURABILITY", _choice("normal", "strict"),
            "whether a request without effects waits for the disk too"),
     Option("record_value_limit_bytes", "recording.value_limit", "FLUX_VALUE_LIMIT", _size,

@@ -108,7 +108,9 @@ class Dispatcher:
             span = run.begin_span("db", "refused", input={"sql": sql}, location=location)
             run.end_span(span, error=describe_error(refusal, run.project_prefix))
             raise
-        recorded = {"sql": sql, "params": redact_parameters(run, self._names, sql, params)}
+        recorded = None
+        if run.recording:
+            recorded = {"sql": sql, "params": redact_parameters(run, self._names, sql, params)}
         span = run.begin_span("db", text.summary, recorded, self._task_attribute(), location)
         try:
             with suspended():
@@ -116,7 +118,7 @@ class Dispatcher:
         except BaseException as error:
             self._end_failed(span, error, location)
             raise
-        output = result_output(run, result, self._value_limit_bytes)
+        output = result_output(run, result, self._value_limit_bytes) if run.recording else None
         run.end_span(span, output)
         if fetch == "count":
             return result.rowcount

@@ -68,7 +68,8 @@ class Executor:
         on_finished: Callable[[Run, Ending], None],
     ) -> None:
         self._pool = pool
-        self._recorder = recorder
+        self._recording = settings.recording == "on"
+        self._recorder = recorder if self._recording else None
         self._functions = functions
         self._engines = engines
         self._settings = settings
@@ -94,7 +95,7 @@ class Executor:
         slot = self._note_in_journal(run, limit_s)
         tokens = (
             (current_run, current_run.set(run)),
-            (current_log, current_log.set(run.boundaries)),
+            (current_log, current_log.set(run.boundaries if self._recording else None)),
             (current_span, current_span.set(run.root_span_id)),
         )
         try:
@@ -112,10 +113,16 @@ class Executor:
         return reply
 
     def _make_run(self, invocation: Invocation, boundaries: BoundaryLog) -> Run:
-        return Run(invocation, self._project_prefix, boundaries, self._redactor)
+        return Run(
+            invocation,
+            self._project_prefix,
+            boundaries,
+            self._redactor,
+            recording=self._recording,
+        )
 
     def _note_in_journal(self, run: Run, limit_s: float) -> Any:
-        if self._journal is None:
+        if self._journal is None or not self._recording:
             return None
         invocation = run.invocation
         entry = {

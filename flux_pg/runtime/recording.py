@@ -38,7 +38,10 @@ class Ending(msgspec.Struct, kw_only=True):
 class Recorder:
     """Makes the statements that write one deployment's records."""
 
-    def __init__(self, deployment_id: int, runtime: str = "python") -> None:
+    def __init__(
+        self, deployment_id: int, runtime: str = "python", *, strict: bool = False
+    ) -> None:
+        self._strict = strict
         self._deployment = str(deployment_id)
         self._runtime = runtime
 
@@ -57,7 +60,7 @@ class Recorder:
             boundaries,
             reason,
             spans,
-            "t" if strict else "f",
+            "t" if strict or self._strict else "f",
         ]
         return Statement(_RECORD, parameters)
 

@@ -47,6 +47,7 @@ class Run:
         spans: Every span so far, in the order they began.
         boundaries: Values that entered from outside.
         redacted_input: The input as it may be written.
+        recording: False where nothing is kept (to measure what recording costs).
         incomplete: Why the record is not whole; empty if it is.
         transaction_open: Whether a database transaction is open right now.
         outside_calls: How many calls left for somewhere else than the database.
@@ -60,6 +61,7 @@ class Run:
         "invocation",
         "outside_calls",
         "project_prefix",
+        "recording",
         "redacted_input",
         "redactor",
         "request_id",
@@ -76,7 +78,10 @@ class Run:
         project_prefix: str,
         boundaries: BoundaryLog,
         redactor: Redactor,
+        *,
+        recording: bool = True,
     ) -> None:
+        self.recording = recording
         self.invocation = invocation
         self.request_id = str(invocation.request_id)
         self.root_span_id = invocation.root_span_id
@@ -89,7 +94,7 @@ class Run:
         self.outside_calls = 0
         self.secrets: set[str] = set()
         self.redactor = redactor
-        self.redacted_input = redactor.value(invocation.input, self.secrets)
+        self.redacted_input = redactor.value(invocation.input, self.secrets) if recording else None
         self.closed = False
 
     def redact(self, value: Any) -> Any:
@@ -136,7 +141,7 @@ class Run:
             location=location,
             attributes=attributes,
         )
-        if len(self.spans) < MAX_SPANS:
+        if len(self.spans) < MAX_SPANS and self.recording:
             self.spans.append(span)
         return span
 
@@ -161,6 +166,8 @@ class Run:
 
     def caller_location(self) -> Location | None:
         """The innermost line of the project's own code on the stack of this task."""
+        if not self.recording:
+            return None
         frame: FrameType | None = sys._getframe(1)
         prefix = self.project_prefix
         while frame is not None:

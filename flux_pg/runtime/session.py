@@ -42,7 +42,7 @@ class RunDatabase:
     """
 
     def __init__(
-        self, pool: Pool, recorder: Recorder, run: Run, spec: FunctionSpec, deadline: float
+        self, pool: Pool, recorder: Recorder | None, run: Run, spec: FunctionSpec, deadline: float
     ) -> None:
         self._pool = pool
         self._recorder = recorder
@@ -100,7 +100,12 @@ class RunDatabase:
         """The open transaction, or a new one; and whether it is for one statement alone."""
         if self._transaction is not None:
             return self._transaction, False
-        transaction = Transaction(self._pool, self._spec.isolation, self._remaining_ms())
+        transaction = Transaction(
+            self._pool,
+            self._spec.isolation,
+            self._remaining_ms(),
+            recording=self._recorder is not None,
+        )
         alone = not self.is_single and not self._depth
         if not alone:
             self._transaction = transaction
@@ -116,10 +121,11 @@ class RunDatabase:
 
     async def begin_block(self) -> None:
         """Open `ctx.db.transaction()`."""
-        self._depth += 1
-        if self.is_single or self._depth > 1:
+        if self.is_single or self._depth:
             self._current()[0].begin_block()
+            self._depth += 1
         else:
+            self._depth = 1
             self._current()
 
     async def end_block(self, commit: bool) -> None:
@@ -144,16 +150,19 @@ class RunDatabase:
 
     async def _commit_part(self, transaction: Transaction) -> None:
         """Commit one of several transactions, noting it in the execution row."""
-        tail = [self._recorder.continuation(self._run, self.snapshot)] if transaction.wrote else []
-        tail += [self._recorder.attempted(item) for item in transaction.attempted]
+        tail: list[Statement] = []
+        if self._recorder is not None and transaction.wrote:
+            tail.append(self._recorder.continuation(self._run, self.snapshot))
+        if self._recorder is not None:
+            tail += [self._recorder.attempted(item) for item in transaction.attempted]
         try:
             batch = await transaction.commit(tail)
         except CommitFailed as failure:
             await self._give_up(transaction)
             raise failure.cause from failure
-        if batch is not None and tail:
-            at = len(batch) - 1 - len(tail)
-            self.committed = self.committed or bool(batch[at].rows[0][0])
+        if batch is not None and tail and transaction.wrote:
+            noted = batch[len(batch) - 1 - len(tail)]
+            self.committed = self.committed or bool(noted.rows[0][0])
 
     async def _give_up(self, transaction: Transaction) -> None:
         attempted, missing = await transaction.abandon()
@@ -163,7 +172,8 @@ class RunDatabase:
 
     def add_child(self, child: Run, ending: Ending) -> None:
         """Keep the record of a called function; it is written with the caller's."""
-        self._children.append(self._recorder.record(child, ending, self.snapshot, False))
+        if self._recorder is not None:
+            self._children.append(self._recorder.record(child, ending, self.snapshot, False))
 
     # Ends
 
@@ -213,10 +223,14 @@ class RunDatabase:
             await self._give_up(transaction)
 
     def _tail(self, transaction: Transaction | None) -> list[Statement]:
+        if self._recorder is None:
+            return []
         kept = [*self._attempted, *(transaction.attempted if transaction else [])]
         return [*self._children, *(self._recorder.attempted(item) for item in kept)]
 
     def _last_word(self, run: Run, ending: Ending) -> list[Statement]:
+        if self._recorder is None:
+            return []
         if self.committed:
             return [self._recorder.completion(run, ending)]
         strict = self._spec.durability == "strict"
@@ -226,6 +240,8 @@ class RunDatabase:
         """The record in a transaction of its own, as one message; False if one stands already."""
         # The record comes first: it asks whether the transaction has had effects before it.
         statements = [*self._last_word(run, ending), *self._tail(None)]
+        if not statements:
+            return True
         if len(statements) > 1:
             statements = [Statement("begin"), *statements, Statement("commit")]
         with trio.CancelScope(shield=True, deadline=trio.current_time() + RECORD_DEADLINE_S):

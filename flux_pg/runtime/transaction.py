@@ -100,8 +100,11 @@ class Transaction:
         attempted: Row changes of blocks that were rolled back while the rest goes on.
     """
 
-    def __init__(self, pool: Pool, isolation: str, timeout_ms: int) -> None:
+    def __init__(
+        self, pool: Pool, isolation: str, timeout_ms: int, *, recording: bool = True
+    ) -> None:
         self._pool = pool
+        self._recording = recording
         self._isolation = isolation
         self._timeout_ms = timeout_ms
         self._conn: Connection[Any] | None = None
@@ -224,6 +227,8 @@ class Transaction:
         prefix = self._pending
         self._pending = []
         prefix += self._block_savepoints()
+        if not self._recording:
+            return prefix
         if self._unsaved and not self._reads_back:
             prefix.append(self._savepoint())
         if not text.reads_only and self._context != (request_id, span_id):
@@ -256,7 +261,7 @@ class Transaction:
         return self._saves >= MAX_SAVEPOINTS and not self._blocks
 
     def _suffix(self, text: StatementText, request_id: str) -> list[Statement]:
-        if text.reads_only or not self._reads_back:
+        if text.reads_only or not self._reads_back or not self._recording:
             return []
         return [Statement(_COLLECT, (name,)) for name in {**self._requests, request_id: None}]
 
@@ -339,7 +344,7 @@ class Transaction:
     async def _roll_block_back(self, block: _Block) -> None:
         assert block.position is not None
         inside: list[Result] = []
-        requests = list(self._requests) if block.wrote else []
+        requests = list(self._requests) if block.wrote and self._recording else []
         collect = [Statement(_COLLECT, (name,)) for name in requests]
         if requests:
             if self.failed:
@@ -399,9 +404,10 @@ class Transaction:
             )
             raise CommitFailed(error, settled=False, in_doubt=False)
         head, self._pending = self._pending, []
-        if self.wrote and self._unsaved and not self._reads_back:
+        recorded = self.wrote and self._recording
+        if recorded and self._unsaved and not self._reads_back:
             head.append(self._savepoint())
-        if self.wrote:
+        if recorded:
             head.append(_SETTLE)
         settle_at = len(head) - 1
         collects = self._late_collects()
@@ -420,7 +426,7 @@ class Transaction:
 
     def _late_collects(self) -> list[Statement]:
         """A serializable transaction can fail at COMMIT itself: have its row changes before."""
-        if self._isolation == "read committed" or not self.wrote:
+        if self._isolation == "read committed" or not self.wrote or not self._recording:
             return []
         return [Statement(_COLLECT, (name,)) for name in self._requests]
 
@@ -445,7 +451,7 @@ class Transaction:
         missing = ""
         with trio.CancelScope(shield=True):
             try:
-                if not self.lost and self.wrote:
+                if not self.lost and self.wrote and self._recording:
                     missing = await self._collect_all()
                 elif self.lost and self.wrote:
                     missing = "row changes not captured: the database session was lost"
