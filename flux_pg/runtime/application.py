@@ -158,7 +158,7 @@ def _assemble(
 ) -> Application:
     executor = Executor(
         pool=pool,
-        recorder=Recorder(deployment),
+        recorder=Recorder(deployment, strict=settings.durability == "strict"),
         functions=registry.functions,
         engines={"python": PythonEngine()},
         settings=settings,
