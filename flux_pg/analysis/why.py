@@ -20,15 +20,20 @@ class Suggestion:
     command: str | None = None
 
 
+_MALFORMED = "The client did not send valid HTTP; look at the client, or at a proxy in between."
 _BY_RULE = {
-    "route.not_found": "No function answers this path. The routes are listed by `flux dev` at its "
-    "start; a function's default path is /<name>.",
-    "route.method": "The path exists, but not with this method; see `method=` of define_function.",
+    "route.not_found": "No function answers this path. `flux dev` lists the routes when it "
+    "starts; a function's default path is /NAME.",
+    "route.method_not_allowed": "The path exists, but not with this method; see `method=` of "
+    "define_function.",
     "validate.input": "The input does not fit the function's parameters; the message names each "
     "fault.",
+    "body.malformed": "The body is not what its Content-Type says.",
+    "body.media_type": "No function reads this Content-Type; send JSON or a form.",
     "limit.body": "The body is larger than server.max_body in flux.toml.",
     "limit.headers": "The head is larger than server.max_headers in flux.toml.",
-    "http.malformed": "The client did not send valid HTTP; look at the client.",
+    "limit.target": "The request's target is too long.",
+    "limit.connections": "Too many connections at once; add workers, or look at the clients.",
 }
 
 _BY_SQLSTATE = {
@@ -90,7 +95,7 @@ def _about_cause(document: Document, cause: Mapping[str, Any]) -> list[Suggestio
     found = []
     rule, state = cause.get("refused_by"), cause.get("sqlstate")
     if rule:
-        found.append(Suggestion(_BY_RULE.get(rule, f"The rule {clean(rule)} turned it away.")))
+        found.append(Suggestion(_advice_for_rule(rule)))
     elif state in _BY_SQLSTATE:
         found.append(Suggestion(_BY_SQLSTATE[state], _COMMANDS_BY_SQLSTATE.get(state)))
     elif document.get("outcome") in _BY_OUTCOME:
@@ -99,6 +104,12 @@ def _about_cause(document: Document, cause: Mapping[str, Any]) -> list[Suggestio
         command = f"flux trace {short_id(str(document['request_id']))} --slow 100ms"
         found.append(Suggestion("only its slow spans", command))
     return found
+
+
+def _advice_for_rule(rule: str) -> str:
+    if rule.startswith("http."):
+        return _MALFORMED
+    return _BY_RULE.get(rule, f"The rule {clean(rule)} turned it away.")
 
 
 def _about_history(document: Document) -> list[Suggestion]:
