@@ -34,7 +34,7 @@ TRANSPARENT_MODULES = frozenset(
     {
         "random", "secrets", "os", "collections.abc", "_collections_abc", "functools",
         "contextlib", "contextvars", "threading", "concurrent.futures.thread", "trio._threads",
-        "trio._core._thread_cache", "flux_pg.runtime.boundaries.tasks",
+        "trio._core._thread_cache", "outcome._impl", "flux_pg.runtime.boundaries.tasks",
     }
 )  # fmt: skip
 """Layers over a boundary that have no shim of their own, and what calls a function that user code
@@ -88,5 +88,6 @@ call_counts = make_rule(RUNTIME_PACKAGES)
 environment_call_counts = make_rule(RUNTIME_PACKAGES | HTTP_CLIENTS)
 """The same for reads of the environment."""
 
-starts_count = make_rule(RUNTIME_PACKAGES, frozenset())
-"""The same for starting threads: a pool's threads are the pool's, whoever made it need one."""
+starts_count = make_rule(RUNTIME_PACKAGES, frozenset({"concurrent.futures._base"}))
+"""The same for starting threads and handing work to pools (`map` does it for its caller). The
+threads of a pool are the pool's, whoever made it need one."""

@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from .encoding import NotRestorable, decode, encode
-from .modes import OMITTED, REDACTED, VALUE, Entry, Frozen, Plain
+from .modes import OMITTED, PENDING, REDACTED, VALUE, Entry, Frozen, Plain
 
 if TYPE_CHECKING:
     from .modes import Recording
@@ -86,11 +86,15 @@ def _encode_entry(entry: Entry, recording: Recording, redact: Redact | None) -> 
             recording.mark_incomplete(
                 f"boundary {entry.kind} {entry.name} cannot be restored: {error}"
             )
+    if state == PENDING:
+        recording.mark_incomplete(f"boundary {entry.kind} {entry.name} had not ended")
     request = entry.request
     if redact is not None and value is not None:
         cleaned = redact(entry.kind, entry.name, value)
         if cleaned != value:
-            value, state = cleaned, REDACTED if state == VALUE else state
+            # Marks in headers leave a response that can be served (see redacting.py).
+            serves = entry.kind == "http" and cleaned.get("body") == value.get("body")
+            value, state = cleaned, REDACTED if state == VALUE and not serves else state
     if state == VALUE and request is None:
         return "=", value
     long: dict[str, Any] = {"state": state}

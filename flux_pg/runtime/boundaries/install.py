@@ -5,11 +5,22 @@ from __future__ import annotations
 from . import originals
 from .clock import install_clock
 from .environment import install_environment
+from .http_client import install_http_client
+from .http_httpx import install_httpx
+from .http_urllib3 import install_urllib3
 from .patching import Patches
 from .randomness import install_randomness
 from .tasks import install_threads
 
-_INSTALLERS = (install_clock, install_randomness, install_environment, install_threads)
+_INSTALLERS = (
+    install_clock,
+    install_randomness,
+    install_environment,
+    install_threads,
+    install_http_client,
+    install_httpx,
+    install_urllib3,
+)
 _installed: Patches | None = None
 
 

@@ -131,6 +131,14 @@ class Observation(Protocol):
         """Record that the call raised."""
         ...
 
+    def note(self, request: dict[str, Any], size: int = 0) -> None:
+        """Say more of what was asked (a body that was known only once it was sent).
+
+        Raises:
+            Divergence: In a replay, when the record says something else.
+        """
+        ...
+
 
 class Mode(Protocol):
     """One run's values: kept, or served."""
@@ -244,6 +252,14 @@ class Recording:
         # What user code may change afterwards is frozen now, as it entered.
         entry.value = encode_mutable(value) if isinstance(value, (list, dict, bytearray)) else value
 
+    def _keep_request(self, entry: Entry, request: dict[str, Any], size: int) -> None:
+        self.total_bytes += size
+        if size > self.limits.max_value_bytes or self.total_bytes > self.limits.max_total_bytes:
+            self.total_bytes -= size
+            request = {key: {"omitted_bytes": size} for key in request}
+            self.mark_incomplete(f"boundary {entry.kind} {entry.name}: request of {size} bytes")
+        entry.request = {**(entry.request or {}), **request}
+
     def _omit(self, entry: Entry, value: Any, size: int) -> None:
         entry.state = OMITTED
         entry.value = {"bytes": size}
@@ -309,6 +325,11 @@ class RecordingObservation:
         if self.entry is not None and self.entry.state == PENDING and not self.mode.closed:
             self.mode._keep_error(self.entry, error)
 
+    def note(self, request: dict[str, Any], size: int = 0) -> None:
+        """Keep more of what was asked. Too much of it is left out and said to be."""
+        if self.entry is not None and not self.mode.closed:
+            self.mode._keep_request(self.entry, request, size)
+
 
 class Serving:
     """Gives back what a document of `Recording.to_json` holds.
@@ -316,11 +337,15 @@ class Serving:
     Attributes:
         first_divergence: The first thing asked for that the record does not hold, or None. It
             stays even if user code swallowed the exception.
+        redact: What the recording's requests went through when they were written; the hashes in
+            them are keyed, so the same must be done to compare.
         incomplete: Reasons the recording gave.
     """
 
-    def __init__(self, document: Any) -> None:
+    def __init__(self, document: Any, redact: Callable[[str, str, Any], Any] | None = None) -> None:
         from .document import read_document
+
+        self._redact = redact
 
         entries, self.incomplete = read_document(document)
         self._entries = {entry.key: entry for entry in entries}
@@ -350,13 +375,34 @@ class Serving:
         if entry is None:
             raise self._diverge(Divergence(key, None, now, "missing"))
         recorded = entry.describe()
-        if (entry.kind, entry.name, entry.request) != (kind, name, request):
+        if (entry.kind, entry.name) != (kind, name):
             raise self._diverge(Divergence(key, recorded, now))
+        self._compare(entry, request)
         reason = {OMITTED: "omitted", REDACTED: "redacted", PENDING: "unfinished"}.get(entry.state)
         if reason is not None:
             raise self._diverge(Divergence(key, recorded, now, reason))
         self._unused.pop(key, None)
         return ServingObservation(self, entry)
+
+    def upcoming(self, place: BoundaryLog) -> Entry | None:
+        """The entry that the next key at `place` would find, without asking for it."""
+        return self._entries.get((place.span_path, place.task_path, place.calls))
+
+    def _compare(self, entry: Entry, request: Any) -> None:
+        if request is None:
+            return
+        if self._redact is not None:
+            request = self._redact(entry.kind, entry.name, request)
+        recorded = entry.request
+        if isinstance(request, dict) and isinstance(recorded, dict):
+            # What was left out for its size cannot be compared.
+            recorded = {
+                key: request.get(key) if _was_omitted(recorded.get(key)) else recorded.get(key)
+                for key in request
+            }
+        if recorded != request:
+            now = {"kind": entry.kind, "name": entry.name, "request": request}
+            raise self._diverge(Divergence(entry.key, entry.describe(), now))
 
     def _diverge(self, divergence: Divergence) -> Divergence:
         if self.first_divergence is None:
@@ -374,6 +420,10 @@ class Serving:
     def to_json(self, redact: Callable[[str, str, Any], Any] | None) -> Any:
         """A replay's own values are those it was given: nothing to write."""
         return None
+
+
+def _was_omitted(value: Any) -> bool:
+    return isinstance(value, dict) and "omitted_bytes" in value
 
 
 class ServingObservation:
@@ -407,3 +457,7 @@ class ServingObservation:
 
     def fail(self, error: BaseException) -> None:
         """Nothing to keep."""
+
+    def note(self, request: dict[str, Any], size: int = 0) -> None:
+        """Compare more of what is asked with what was asked."""
+        self.mode._compare(self.entry, request)

@@ -100,8 +100,7 @@ def _submit(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def submit(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         log = current_log.get()
-        # `map` of the same class submits on behalf of its caller.
-        if log is None or not (starts_count() or starts_count(2)):
+        if log is None or not starts_count():
             return original(self, fn, *args, **kwargs)
         place = log.child_task()
 
