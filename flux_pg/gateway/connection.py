@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from flux_pg.gateway import identity
-from flux_pg.gateway.protocol import Fault, Parsed, RequestParser
+from flux_pg.gateway.framing import Fault
+from flux_pg.gateway.protocol import Parsed, RequestParser
 from flux_pg.gateway.responses import CONTINUE, ResponseError, serialize
 from flux_pg.records import Invocation, Reply
 
@@ -104,6 +105,8 @@ class Connection:
             await self._serve()
         except OSError:
             pass  # reset while we wrote: what ran has its record, nobody is left to tell
+        except Exception:  # a fault of the gateway ends this connection, never its neighbours
+            log.exception("the connection of %s failed", self._client)
         finally:
             self._sock.close()
 

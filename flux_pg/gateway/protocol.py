@@ -14,30 +14,23 @@ Source: RFC 9112 (HTTP/1.1), RFC 9110 sections 7 and 10.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable
 
 import httptools
 import msgspec
 
+from flux_pg.gateway.framing import (
+    Fault,
+    Head,
+    body_too_large,
+    check_head,
+    head_too_large,
+    malformed,
+)
 from flux_pg.gateway.limits import Limits
 from flux_pg.gateway.target import TargetError, split_target
 from flux_pg.records import HttpRequest
-
-
-class Fault(Exception):
-    """A message that cannot become a request; the connection ends with its answer."""
-
-    def __init__(
-        self, status_code: int, rule: str, code: str, message: str, hint: str = ""
-    ) -> None:
-        super().__init__(message)
-        self.status_code = status_code
-        self.rule = rule
-        self.code = code
-        self.message = message
-        self.hint = hint
 
 
 class Parsed(msgspec.Struct):
@@ -50,8 +43,6 @@ class Parsed(msgspec.Struct):
 
 
 _EMPTY: dict[str, str] = {}
-_HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]\-]*")
-_BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 # Header names repeat from request to request: decode and lower-case each spelling once. Bounded,
 # since the client chooses the spellings.
 _NAMES: dict[bytes, str] = {}
@@ -205,7 +196,7 @@ class RequestParser:
             self._head_fed += len(data)
             limits = self._limits
             if self._head_fed > limits.max_header_bytes + limits.max_target_bytes:
-                self.fault = _head_too_large(limits)
+                self.fault = head_too_large(limits)
 
     def end(self) -> None:
         """Tell that the client will send no more; a request that is not whole becomes a fault."""
@@ -220,6 +211,8 @@ class RequestParser:
     def _failed(self, error: httptools.HttpParserError) -> None:
         if self.fault is not None or self._finished:
             return  # one of our own faults, or bytes after the last request, which nobody asked for
+        if isinstance(error, httptools.HttpParserCallbackError):
+            raise error  # a fault of this file, not of the client
         reason = str(error).rstrip(".")
         hint = "Send HTTP/1.1 as RFC 9112 describes it."
         if isinstance(error, httptools.HttpParserInvalidMethodError):
@@ -299,7 +292,7 @@ class RequestParser:
             self._head_size > limits.max_header_bytes
             or len(self._header_list) >= limits.max_header_count
         ):
-            raise self._refuse(_head_too_large(limits))
+            raise self._refuse(head_too_large(limits))
         key = _NAMES.get(name) or _name(name)
         text = value.decode("latin-1").rstrip(" \t")
         self._header_list.append((key, text))
@@ -318,7 +311,7 @@ class RequestParser:
             self._head_size > limits.max_header_bytes
             or self._trailer_count > limits.max_header_count
         ):
-            raise self._refuse(_head_too_large(limits))
+            raise self._refuse(head_too_large(limits))
 
     def on_headers_complete(self) -> None:
         if self._replaying:
@@ -329,9 +322,15 @@ class RequestParser:
         self._method = parser.get_method().decode("latin-1")
         self._version = parser.get_http_version()
         self._keep_alive = parser.should_keep_alive()
-        fault = self._check_head()
+        head = Head(self._version, self._method, self._headers, self._header_list)
+        fault = check_head(head, self._limits)
         if fault is not None:
             raise self._refuse(fault)
+        try:
+            self._target = split_target(self._url, self._method, self._headers)
+        except TargetError as error:
+            hint = "Send the path as a percent-encoded UTF-8 path."
+            raise self._refuse(malformed(str(error), hint)) from None
         if parser.should_upgrade():
             self._upgrading = True
         if "expect" in self._headers and self._version == "1.1":
@@ -340,7 +339,7 @@ class RequestParser:
     def on_body(self, body: bytes) -> None:
         self._body_size += len(body)
         if self._body_size > self._limits.max_body_bytes:
-            raise self._refuse(_body_too_large(self._limits))
+            raise self._refuse(body_too_large(self._limits))
         self._body.append(body)
 
     def on_message_complete(self) -> None:
@@ -363,106 +362,3 @@ class RequestParser:
         self.requests.append(Parsed(request, self._keep_alive, http_10, self._now_ns()))
         self.in_message = False
         self._reset()
-
-    # -- rules about the head ---------------------------------------------------------------------
-
-    def _check_head(self) -> Fault | None:
-        if self._version not in ("1.1", "1.0"):
-            return Fault(
-                505,
-                "http.version",
-                "http-version-not-supported",
-                f"HTTP/{self._version} is not spoken here.",
-                "Use HTTP/1.1.",
-            )
-        if self._method == "CONNECT":
-            return Fault(
-                405,
-                "http.connect",
-                "method-not-allowed",
-                "CONNECT is for proxies, and this is none.",
-            )
-        try:
-            self._target = split_target(self._url, self._method, self._headers)
-        except TargetError as error:
-            return _malformed(str(error), "Send the path as a percent-encoded UTF-8 path.")
-        return self._check_host() or self._check_framing() or self._check_expect()
-
-    def _check_host(self) -> Fault | None:
-        host = self._headers.get("host")
-        if host is None:
-            if self._version == "1.1":
-                return _malformed("The Host header is missing.", "HTTP/1.1 requires it.")
-            return None
-        if not _HOST.fullmatch(host) or sum(1 for n, _ in self._header_list if n == "host") > 1:
-            return _malformed("The Host header is not one host name.", "Send exactly one.")
-        return None
-
-    def _check_framing(self) -> Fault | None:
-        headers = self._headers
-        coding = headers.get("transfer-encoding")
-        if coding is not None:
-            if self._version == "1.0":
-                return _malformed(
-                    "Transfer-Encoding does not exist in HTTP/1.0.", "Send Content-Length."
-                )
-            if coding.lower() != "chunked":
-                return Fault(
-                    501,
-                    "http.transfer_coding",
-                    "transfer-coding-not-implemented",
-                    "The only transfer coding understood here is chunked.",
-                    "Send the body plain, or with Transfer-Encoding: chunked.",
-                )
-            return None
-        length = headers.get("content-length")
-        if length is None:
-            if self._version == "1.0" and self._method in _BODY_METHODS:
-                return Fault(
-                    411,
-                    "http.length_required",
-                    "length-required",
-                    f"An HTTP/1.0 {self._method} needs a Content-Length.",
-                    "Send Content-Length, or use HTTP/1.1.",
-                )
-            return None
-        # llhttp has refused everything but digits that fit into 64 bits.
-        if int(length) > self._limits.max_body_bytes:
-            return _body_too_large(self._limits)
-        return None
-
-    def _check_expect(self) -> Fault | None:
-        expect = self._headers.get("expect")
-        if expect is None or self._version == "1.0" or expect.lower() == "100-continue":
-            return None
-        return Fault(
-            417,
-            "http.expect",
-            "expectation-failed",
-            "The only expectation understood here is 100-continue.",
-        )
-
-
-def _malformed(message: str, hint: str = "") -> Fault:
-    return Fault(400, "http.malformed", "malformed-request", message, hint)
-
-
-def _head_too_large(limits: Limits) -> Fault:
-    return Fault(
-        431,
-        "limit.headers",
-        "headers-too-large",
-        f"The headers are more than {limits.max_header_bytes} bytes"
-        f" or {limits.max_header_count} fields.",
-        "Send fewer or shorter headers; look for cookies that have grown.",
-    )
-
-
-def _body_too_large(limits: Limits) -> Fault:
-    return Fault(
-        413,
-        "limit.body",
-        "body-too-large",
-        f"The body is larger than {limits.max_body_bytes} bytes.",
-        "Send less, or raise max_body_bytes in flux.toml.",
-    )

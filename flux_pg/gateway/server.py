@@ -24,6 +24,7 @@ log = logging.getLogger("flux_pg.gateway")
 # What accept() may fail with because of one client, or for a while.
 _CLIENT_GONE = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.EPERM})
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_MAX_REFUSING = 256  # connections beyond the limit that are told so; more are just closed
 _SWEPT = frozenset({Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.WRITING, Phase.LINGERING})
 
 
@@ -156,7 +157,11 @@ class Server:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(self, sock, _name_of(address))
-        if len(self._connections) >= self.limits.max_connections and not self._close_longest_idle():
+        excess = len(self._connections) - self.limits.max_connections
+        if excess >= _MAX_REFUSING:
+            sock.close()
+            return
+        if excess >= 0 and not self._close_longest_idle():
             connection.overload()
         self._connections.add(connection)
         nursery.start_soon(self._run, connection)
@@ -181,7 +186,12 @@ class Server:
 
     def _close_longest_idle(self) -> bool:
         """Make room by ending the connection that has waited longest for a request, if any."""
-        idle = [c for c in self._connections if c.phase is Phase.IDLE and c.served]
+        fresh = trio.current_time() + self.limits.idle_timeout_s - self.limits.drain_grace_s
+        idle = [
+            c
+            for c in self._connections
+            if c.phase is Phase.IDLE and (c.served or c.deadline < fresh)
+        ]
         if not idle:
             return False
         min(idle, key=lambda c: c.deadline).expire()

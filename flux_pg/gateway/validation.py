@@ -11,6 +11,8 @@ holds, and one named `body` annotated `bytes`, which gets the bytes as they came
 from __future__ import annotations
 
 import types
+import typing
+from collections import abc
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -24,8 +26,14 @@ from flux_pg.records import FunctionSpec, Parameter
 
 _MISSING: Any = object()
 _LISTS = (list, set, frozenset, tuple)
-# Types whose converted value is, or holds, the very object of the decoded JSON.
-_SHARING = (Any, object, dict, list)
+# Types whose converted value is, or holds, the very object of the decoded JSON: whatever says
+# nothing about what is inside. (`dict[str, int]` is built anew by msgspec.)
+_SHARING = (
+    Any, object, dict, list, tuple, set, frozenset,
+    typing.Dict, typing.List, typing.Tuple, typing.Set, typing.FrozenSet,  # noqa: UP006
+    typing.Mapping, typing.MutableMapping, typing.Sequence, typing.Collection,
+    abc.Mapping, abc.MutableMapping, abc.Sequence, abc.MutableSequence, abc.Collection,
+)  # fmt: skip
 
 
 class _Plan(msgspec.Struct, frozen=True):
@@ -37,6 +45,10 @@ class _Plan(msgspec.Struct, frozen=True):
     """Takes every value of a repeated name."""
     exact: bool
     """Holds a Decimal: fractions must keep their digits."""
+    as_file: bool
+    """Takes a form's file whole, with its name and type."""
+    as_bytes: bool
+    """Takes a form's text as bytes."""
     sharing: bool
     """Could hand the function a part of the recorded input to change."""
 
@@ -200,9 +212,9 @@ class _Sources:
 
 def _file_content(value: Any, plan: _Plan) -> Any:
     """A file goes whole to a parameter that names `UploadedFile`, as bytes to any other."""
-    if isinstance(value, UploadedFile) and not mentions(plan.annotation, (UploadedFile, Any)):
+    if isinstance(value, UploadedFile) and not plan.as_file:
         return value.content
-    if isinstance(value, str) and mentions(plan.annotation, (bytes,)):
+    if isinstance(value, str) and plan.as_bytes:
         return value.encode("utf-8")
     return value
 
@@ -216,6 +228,8 @@ def _plan(parameter: Parameter, in_path: bool) -> _Plan:
         in_path=in_path,
         many=_takes_many(annotation),
         exact=mentions(annotation, (Decimal,)),
+        as_file=mentions(annotation, (UploadedFile, Any)),
+        as_bytes=mentions(annotation, (bytes,)),
         sharing=mentions(annotation, _SHARING),
     )
 
