@@ -149,8 +149,7 @@ def job_text(row: Row) -> str:
 
 def _bar(start: int, length: int, total: int, width: int) -> str:
     """Return a bar of exactly `width` columns, at least a sliver where the span is."""
-    if total <= 0 or width <= 0:
-        return " " * max(width, 0)
+    total = max(total, 1)
     begin = min(max(start, 0) * width * 8 // total, width * 8 - 1)
     size = max(min(length * width * 8 // total, width * 8 - begin), 1)
     lead = begin // 8
