@@ -89,10 +89,6 @@ class Preparation:
         except Refused as refused:
             self._describe_request()
             return self._refuse(refused)
-        except Exception as error:  # a type's own __post_init__ may raise anything
-            log.exception("request %s: its input could not be checked", self._origin.request_id)
-            self._describe_request()
-            return self._refuse(_uncheckable(error))
         self._describe_request()
         request, origin = self._request, self._origin
         return Invocation(
@@ -126,13 +122,22 @@ class Preparation:
         try:
             return work()
         except Refused as refused:
-            error = ErrorRecord(type=refused.rule, message=refused.message, hint=refused.hint)
-            span.status = self._spans[0].status = "error"
-            span.error = self._spans[0].error = error
-            span.output = refused.details
+            self._mark_failed(span, refused)
             raise
+        except Exception as error:  # a type's own __post_init__ may raise anything
+            log.exception("request %s: its input could not be checked", self._origin.request_id)
+            failure = _uncheckable(error)
+            self._mark_failed(span, failure)
+            raise failure from error
         finally:
             span.duration_us = (identity.perf_counter_ns() - self._zero) // 1000 - start_us
+
+    def _mark_failed(self, span: SpanRecord, refused: Refused) -> None:
+        error = ErrorRecord(type=refused.rule, message=refused.message, hint=refused.hint)
+        for failed in (span, self._spans[0]):
+            failed.status = "error"
+            failed.error = error
+        span.output = refused.details
 
     def _route(self) -> Route:
         request = self._request

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import re
 import socket
 import struct
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -615,3 +617,104 @@ async def test_many_clients_at_once(g_count: int = 40) -> None:
             for index in range(g_count):
                 nursery.start_soon(one, g, index)
     assert len({a.headers["x-request-id"] for a in answers}) == g_count * 10
+
+
+class Explosive(msgspec.Struct):
+    name: str
+
+    def __post_init__(self) -> None:
+        raise KeyError("secret")
+
+
+async def test_a_type_that_raises_while_it_is_checked_is_a_recorded_500(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handler(ctx: None, it: Explosive) -> None: ...
+
+    async with gateway(functions(function(handler))) as g:
+        client = await g.connect()
+        async with client.stream:
+            answer = await client.ask(post("/handler", b'{"it":{"name":"x"}}'))
+            assert (await client.ask(get())).status == 200
+    check_refusal(answer, g.runner.refusals[0], 500, "validate.failed")
+    assert g.runner.refusals[0].function == "handler" and b"secret" not in answer.body
+    assert "KeyError" in answer.error["message"] and "secret" in caplog.text
+
+
+async def test_a_fault_of_the_gateway_ends_one_connection_only(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway(functions()) as g:
+        neighbour = await g.connect()
+        async with neighbour.stream:
+            await neighbour.ask(get())
+            with monkeypatch.context() as patch:
+                patch.setattr(g.server.app, "prepare", lambda parsed: 1 / 0)
+                client = await g.connect()
+                async with client.stream:
+                    await client.send(get())
+                    assert await client.closed() == b""
+            assert (await neighbour.ask(get())).status == 200
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_what_the_runtime_says_about_recording_is_passed_on() -> None:
+    async def handler(ctx: None) -> Reply:
+        headers = [("x-request-id", "id"), ("x-flux-recorded", "no")]
+        return Reply(status_code=503, headers=headers, body=b"{}")
+
+    async with gateway(functions(function(handler))) as g:
+        answer = await g.ask(post("/handler"))
+    assert (answer.status, answer.headers["x-flux-recorded"]) == (503, "no")
+    assert answer.headers["x-request-id"] == "id"
+
+
+async def test_a_flood_of_connections_is_bounded() -> None:
+    async with gateway(functions(), max_connections=3) as g:
+        clients = [await g.connect() for _ in range(320)]
+        await until(lambda: g.server.connections == 3 + 256)
+        for client in clients:
+            await client.stream.aclose()
+        await until(lambda: g.server.connections == 0)
+        assert (await g.ask(get())).status == 200
+
+
+async def test_noise_gets_an_id_and_never_a_silence() -> None:
+    """Whatever bytes come first: one answer with an id, then the end of the connection."""
+    choose = random.Random(7)
+    whole = post("/hello", b'{"name":"x"}')
+    async with gateway(functions()) as g:
+        for _ in range(150):
+            wire = bytearray(whole)
+            for _ in range(choose.randint(1, 4)):
+                wire[choose.randrange(len(wire))] = choose.randrange(256)
+            client = await g.connect()
+            async with client.stream:
+                at = choose.randrange(len(wire))
+                await client.send(bytes(wire[:at]))
+                await client.send(bytes(wire[at:]))
+                client.stream.socket.shutdown(socket.SHUT_WR)
+                rest = await client.closed()
+            heads = re.findall(rb"HTTP/1\.1 (\d+) ", rest)
+            assert heads and rest.count(b"x-request-id: ") == len(heads), bytes(wire)
+        records = len(g.runner.refusals) + len(g.runner.invocations)
+        assert records >= 150
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_answers_do_not_depend_on_how_the_bytes_arrive(seed: int) -> None:
+    choose = random.Random(seed)
+    sent = [post("/hello", f'{{"name":"{i}"}}'.encode()) for i in range(20)]
+    wire = b"".join(sent)
+    async with gateway(functions()) as g:
+        client = await g.connect()
+        async with client.stream:
+            at = 0
+            while at < len(wire):
+                size = choose.choice([1, 2, 17, 100, 400])
+                await client.send(wire[at : at + size])
+                at += size
+                if choose.random() < 0.3:
+                    await wait_all_tasks_blocked()
+            got = [(await client.answer()).json["hello"] for _ in sent]
+    assert got == [str(i) for i in range(20)]
