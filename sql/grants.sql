@@ -19,8 +19,10 @@ declare
     v_public constant text[] := array[
         'track', 'make_recorder', 'refuse_untrackable'
     ];
-    v_hidden_tables constant text[] := array[
-        'settings', 'mutation_log', 'attempted_log', 'column_owners', 'partition_moves'
+    v_readable constant text[] := array[
+        'executions', 'spans', 'mutations', 'deployments', 'migrations', 'redactions',
+        'refusal_counts', 'schema_version', 'snapshots', 'table_shapes', 'tracked_tables',
+        'tracking_gaps'
     ];
     v_function record;
     v_relation record;
@@ -46,8 +48,8 @@ begin
         select c.oid::regclass as name
         from pg_catalog.pg_class as c
         where c.relnamespace = 'flux'::regnamespace
-            and c.relkind in ('r', 'p', 'v') and not c.relispartition
-            and c.relname <> all (v_hidden_tables)
+            and c.relkind in ('r', 'p', 'v')
+            and c.relname = any (v_readable)
     loop
         execute format('grant select on table %s to flux_reader', v_relation.name);
     end loop;
