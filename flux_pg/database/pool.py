@@ -264,6 +264,8 @@ class Pool:
             conn = await self._connect(self.conninfo, **self._options)
             if self._configure is not None:
                 await self._configure(conn)
+                if not conn.is_clean():
+                    raise UsageError("configure left a new connection in a transaction")
             ready = not self._closing
         except (Error, OSError) as exc:
             self._note_failure(exc)
@@ -374,8 +376,9 @@ class Pool:
             deadline = trio.current_time() + drain_timeout_s
             with trio.CancelScope(shield=True, deadline=deadline):
                 await self._drained.wait()
-        for conn in list(self._out):
-            await conn.abort()
+        async with trio.open_nursery() as nursery:
+            for conn in self._out:
+                nursery.start_soon(conn.abort)
 
     async def __aenter__(self) -> Self:
         return self

@@ -244,7 +244,7 @@ async def test_cancelled_waiter_for_the_connection_leaves_the_queue(conn: Conn) 
 
 async def test_using_the_connection_inside_its_own_copy_is_an_error(conn: Conn) -> None:
     async with conn.cursor().copy("copy (select 1) to stdout") as copy:
-        with pytest.raises(psycopg.ProgrammingError, match="already using"):
+        with pytest.raises(RuntimeError, match="already using"):
             await conn.execute("select 1")
         assert await copy.read() == b"1\n"
         assert await copy.read() == b""
@@ -312,7 +312,7 @@ async def test_connect_names_every_address_that_failed() -> None:
 
 
 async def test_connect_resolves_names_without_blocking(bare: Database) -> None:
-    with pytest.raises(psycopg.OperationalError, match="cannot resolve"):
+    with pytest.raises(psycopg.OperationalError, match="cannot resolve host"):
         await Connection.connect("host=no-such-host.invalid dbname=x connect_timeout=5")
 
 
