@@ -17,6 +17,8 @@ from urllib.parse import quote, unquote_plus
 
 import msgspec
 
+from ..records import SpanRecord
+
 MARK = "redacted:"
 
 DEFAULT_PATTERNS = (
@@ -99,6 +101,12 @@ class Redactor:
         if isinstance(value, (list, tuple)):
             return self._sequence(value, found)
         return value
+
+    def spans(self, spans: Iterable[SpanRecord], found: set[str] | None = None) -> None:
+        """Take the secrets out of spans that were made before the runtime: the gateway's."""
+        for span in spans:
+            span.input = self.value(span.input, found)
+            span.output = self.value(span.output, found)
 
     def _mapping(self, value: Mapping[Any, Any], found: set[str] | None) -> Any:
         changed: dict[Any, Any] | None = None

@@ -58,6 +58,7 @@ class RefusalRecorder:
     def _document(self, refusal: Refusal) -> dict[str, Any]:
         duration_us = (perf_counter_ns() - refusal.started_perf_ns) // 1000
         spans = refusal.gateway_spans
+        self._redactor.spans(spans)
         if spans:
             spans[0].duration_us = duration_us
             spans[0].output = {"status": refusal.status_code}
