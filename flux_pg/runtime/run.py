@@ -95,6 +95,8 @@ class Run:
         self.secrets: set[str] = set()
         self.redactor = redactor
         self.redacted_input = redactor.value(invocation.input, self.secrets) if recording else None
+        if recording:
+            redactor.spans(self.spans, self.secrets)
         self.closed = False
 
     def redact(self, value: Any) -> Any:
