@@ -17,7 +17,12 @@ declare
     ];
     -- Whoever owns a table may have it recorded; these ask whether he does.
     v_public constant text[] := array[
-        'track', 'make_recorder', 'refuse_untrackable'
+        'track', 'untrack', 'track_missing', 'make_recorder', 'refuse_untrackable',
+        'wanted_triggers', 'partition_move_condition', 'tracking_state', 'is_left_out',
+        'is_schema_tracked', 'forget_missing', 'new_partitions', 'detached_partitions',
+        'note_partitions', 'end_tracking', 'untrack_partition', 'truncate_plan',
+        'record_truncated_row', 'record_truncate', 'note_partition_move', 'track_new_tables',
+        'forget_dropped_tables'
     ];
     v_readable constant text[] := array[
         'executions', 'spans', 'mutations', 'deployments', 'migrations', 'redactions',

@@ -18,6 +18,7 @@ create table flux.tracked_tables (
     table_name text not null,
     relation oid not null,
     shape_id integer,
+    partitions oid[],
     tracked_at timestamptz not null default clock_timestamp(),
     tracked_xid xid8 not null default pg_current_xact_id(),
     untracked_at timestamptz,
@@ -34,6 +35,8 @@ comment on column flux.tracked_tables.table_name is 'Its name, as last seen.';
 comment on column flux.tracked_tables.relation is
     'Its OID, as last seen; dump and restore change it, so the name decides then.';
 comment on column flux.tracked_tables.shape_id is 'Its present shape.';
+comment on column flux.tracked_tables.partitions is
+    'Its partitions that hold rows, as last seen.';
 comment on column flux.tracked_tables.tracked_at is 'Since when every change is recorded.';
 comment on column flux.tracked_tables.tracked_xid is 'Transaction that began to track it.';
 comment on column flux.tracked_tables.untracked_at is 'When tracking ended, if it did.';

@@ -18,8 +18,9 @@ begin
     select e.* into v_end from flux.find_end(v_table.table_id, v_key) as e;
     if v_end.seq is not null then
         raise exception 'row % of % is gone since %: %', p_pk, p_table, v_end.at,
-            case when v_end.op = 'U' then 'its key was changed to ' || v_end.key
-                else 'it was deleted' end || coalesce(' by request ' || v_end.request_id, '')
+            case v_end.op when 'U' then 'its key was changed to ' || v_end.key
+                when 'D' then 'it was deleted'
+                else 'the table was truncated' end || coalesce(' by request ' || v_end.request_id, '')
             using errcode = 'ZF002', hint = 'flux.history() shows what became of it.';
     end if;
     return query

@@ -3,14 +3,15 @@
 -- so an arrival of the same transaction counts only if its version is the one this row went on from.
 create function flux.find_start(
     p_table_id integer, p_key text, p_before bigint, p_xid xid8 default null, p_tid tid default null,
-    out seq bigint, out op "char", out old_key text, out xid xid8, out previous_tid tid
+    out seq bigint, out op "char", out old_key text, out xid xid8, out previous_tid tid,
+    out next_tid tid
 )
 language plpgsql stable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    for seq, op, old_key, xid, previous_tid in
-        (select m.seq, m.op, m.old_key, m.xid, m.previous_tid
+    for seq, op, old_key, xid, previous_tid, next_tid in
+        (select m.seq, m.op, m.old_key, m.xid, m.previous_tid, m.next_tid
         from flux.mutation_log as m
         where m.table_id = p_table_id and m.key = p_key and m.old_key is not null
             and m.seq < p_before
@@ -20,7 +21,7 @@ begin
                     and f.previous_tid = m.next_tid and f.seq < p_before))
         order by m.seq desc limit 1)
         union all
-        (select m.seq, m.op, m.old_key, m.xid, m.previous_tid
+        (select m.seq, m.op, m.old_key, m.xid, m.previous_tid, m.next_tid
         from flux.mutation_log as m
         where m.table_id = p_table_id and m.key = p_key and m.mask = -1 and m.op = 'I'
             and m.seq < p_before

@@ -13,10 +13,10 @@ language sql stable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
     select
-        array_agg(a.attnum order by a.attnum),
-        array_agg(a.attname::text order by a.attnum),
-        array_agg(format_type(a.atttypid, a.atttypmod) order by a.attnum),
-        jsonb_agg(flux.describe_type(a.atttypid) order by a.attnum),
+        coalesce(array_agg(a.attnum order by a.attnum), '{}'),
+        coalesce(array_agg(a.attname::text order by a.attnum), '{}'),
+        coalesce(array_agg(format_type(a.atttypid, a.atttypmod) order by a.attnum), '{}'),
+        coalesce(jsonb_agg(flux.describe_type(a.atttypid) order by a.attnum), '[]'),
         (
             select (i.indkey::smallint[])[0:i.indnkeyatts - 1]
             from pg_index as i

@@ -37,9 +37,9 @@ begin
                 flux.recorded_expression('new', c.name, c.id, a.atttypid, p_shape)
             ), '' order by c.position
         ),
-        bit_or(case when c.id = any (p_shape.key_ids)
-            then 1::bigint << ((c.id - 1) % 63) else 0 end),
-        bool_or(greatest_id.id > 63)
+        coalesce(bit_or(case when c.id = any (p_shape.key_ids)
+            then 1::bigint << ((c.id - 1) % 63) else 0 end), 0),
+        coalesce(bool_or(greatest_id.id > 63), false)
     into v_new, v_old, v_changes, v_key_mask, v_wide
     from unnest(p_shape.column_ids, p_shape.column_names, p_shape.attribute_numbers)
         with ordinality as c (id, name, number, position)
@@ -63,10 +63,11 @@ declare
     v_previous tid;
     v_next tid;
     v_op "char";
+    v_pending text;
 begin
     if %1$s <> %2$s then
         perform flux.check_recorder(tg_relid, %3$s);
-    end if;
+    end if;%14$s
     if tg_op = 'UPDATE' then
         v_mask := 0;%4$s
         if v_mask = 0 then
@@ -82,13 +83,13 @@ begin
     elsif tg_op = 'INSERT' then
         v_op := 'I';
         v_next := new.ctid;
-        v_new := array[%8$s];
-        v_key := %5$s;
+        v_new := array[%8$s]::text[];
+        v_key := %5$s;%12$s
     else
         v_op := 'D';
         v_mask := 0;
         v_previous := old.ctid;
-        v_old := array[%9$s];
+        v_old := array[%9$s]::text[];
         v_key := %7$s;
     end if;
     if length(v_key) > 200 then
@@ -119,7 +120,7 @@ begin
             %3$s, v_seq, coalesce(v_old_key, v_key), v_previous, old.xmin
         );
     end if;
-    return null;
+%13$s    return null;
 end
 $f$,
         case when v_partitioned then 'pg_partition_root(tg_relid)' else 'tg_relid' end,
@@ -132,7 +133,38 @@ $f$,
         v_new,
         v_old,
         p_shape.shape_id,
-        case when p_shape.key_ids is null then 'false and ' else '' end
+        case when p_shape.key_ids is null then 'false and ' else '' end,
+        case when v_partitioned then format($f$
+        v_pending := nullif(current_setting('flux.pending_move', true), '');
+        if v_pending is not null then
+            if length(v_key) > 200 then
+                v_key_text := v_key;
+                v_key := flux.digest_key(v_key);
+            end if;
+            v_seq := flux.merge_move(v_pending, %1$s, v_key, v_key_text, v_new, v_next);
+            if v_seq is not null then
+                if new.xmax <> '0' then
+                    perform flux.reorder_followers(%2$s, v_seq, v_key, v_next);
+                end if;
+                return null;
+            end if;
+        end if;$f$, p_shape.shape_id, p_shape.table_id) else '' end,
+        case when v_partitioned then $f$    if v_op = 'D' and current_setting('flux.moves', true) = 'on'
+        and flux.take_move(tg_relid, v_previous)
+    then
+        perform set_config('flux.pending_move',
+            concat_ws('|', v_seq, pg_trigger_depth(), statement_timestamp()), true);
+    end if;
+$f$ else '' end,
+        case when not flux.has_event_trigger() then format($f$
+    if flux.shape_signature(%s) is distinct from %L then
+        perform flux.record_unshaped(
+            tg_relid, %s, tg_op, old, new, old.ctid, new.ctid, old.xmin, new.xmax
+        );
+        return null;
+    end if;$f$,
+            case when v_partitioned then 'pg_partition_root(tg_relid)' else 'tg_relid' end,
+            flux.shape_signature(p_shape.relation), p_shape.table_id) else '' end
     );
 end
 $$;

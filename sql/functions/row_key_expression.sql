@@ -3,7 +3,7 @@ language sql stable parallel safe
 set search_path = pg_catalog, pg_temp
 return case
     when p_shape.key_ids is null then (
-        select format('flux.digest_row(array[%s])', string_agg(
+        select format('flux.digest_row(array[%s]::text[])', string_agg(
             flux.recorded_expression(p_record, c.name, c.id, a.atttypid, p_shape), ', '
             order by c.position
         ))

@@ -16,8 +16,7 @@ begin
     select s.* into v_last
     from flux.tracked_tables as t
     join flux.table_shapes as s using (shape_id)
-    where t.table_id = p_table_id
-    for update of t;
+    where t.table_id = p_table_id;
     if v_last.relation = p_relation
         and (v_last.attribute_numbers, v_last.column_names, v_last.column_types, v_last.kinds)
             = (v_now.attribute_numbers, v_now.column_names, v_now.column_types, v_now.kinds)
