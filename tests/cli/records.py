@@ -15,9 +15,16 @@ SPAN = "00f067aa0ba902b7"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
+_last_ms = 0
+
+
 def make_id(milliseconds: int | None = None, tail: str | None = None) -> UUID:
-    """A UUIDv7 of a given moment, its last digits given or random."""
-    at = int(time.time() * 1000) if milliseconds is None else milliseconds
+    """A UUIDv7 of a given moment (by default now, each later than the last one), its last digits
+    given or random."""
+    global _last_ms  # noqa: PLW0603
+    if milliseconds is None:
+        milliseconds = _last_ms = max(int(time.time() * 1000), _last_ms + 1)
+    at = milliseconds
     digits = f"{at:012x}7" + os.urandom(2).hex()[:3] + "8" + os.urandom(8).hex()[:15]
     return UUID(digits[: 32 - len(tail)] + tail if tail else digits)
 
@@ -78,4 +85,35 @@ def record(
     ).split()
     marks = ", ".join(f"%s::{name}" for name in types)
     conn.execute(f"select flux.record_request({marks})".encode(), values)
+    return request_id
+
+
+def run_request(
+    conn: psycopg.Connection[Any],
+    *statements: str,
+    fails: bool = False,
+    span_id: str = SPAN,
+    **fields: Any,
+) -> UUID:
+    """Run statements as one request and record it; if it fails, its work is rolled back and kept
+    as attempted."""
+    request_id: UUID = fields.pop("request_id", None) or make_id()
+    attempted = None
+    with conn.transaction() as transaction:
+        number = int(span_id, 16) - (1 << 64 if int(span_id, 16) >> 63 else 0)
+        conn.execute(
+            "select set_config('flux.request_id', %s, true), set_config('flux.span_id', %s, true)",
+            (str(request_id), str(number)),
+        )
+        for statement in statements:
+            conn.execute(statement.encode())
+        if fails:
+            row = conn.execute("select flux.collect_attempted(%s)::text as a", (request_id,))
+            attempted = next(iter(row.fetchone() or ()), None)
+            raise psycopg.Rollback(transaction)
+        record(conn, request_id=request_id, **fields)
+    if fails:
+        with conn.transaction():
+            record(conn, request_id=request_id, **{"outcome": "error", "status": 500, **fields})
+            conn.execute("select flux.record_attempted(%s, %s)", (request_id, attempted))
     return request_id
