@@ -18,6 +18,7 @@ import trio
 
 from ..errors import FluxError, UsageError
 from ..records import HttpRequest, SpanRecord
+from .boundaries.log import span_place
 from .run import Run, current_span
 from .tables import Query, delete_query, find_query, insert_query, update_query
 
@@ -401,9 +402,12 @@ class OwnSpan(AbstractAsyncContextManager[SpanRecord]):
             location=self._run.caller_location(),
         )
         self._token = current_span.set(self._span.span_id)
+        self._place = span_place(self._name)
+        self._place.__enter__()
         return self._span
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._place.__exit__(None, None, None)
         current_span.reset(self._token)
         self._run.end_span(self._span, status="ok" if error is None else "error")
 

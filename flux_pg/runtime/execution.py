@@ -20,6 +20,8 @@ from ..database.pool import Pool
 from ..records import ErrorRecord, ExecutionOutcome, FunctionSpec, Invocation, Reply, SpanRecord
 from .arguments import bind_arguments
 from .boundaries.log import BoundaryLog, current_log
+from .boundaries.modes import Limits, Recording
+from .boundaries.tasks import ensure_task_paths
 from .dispatcher import Dispatcher, no_such_function
 from .engines.base import Engine
 from .failures import describe_error, leaf_of
@@ -89,7 +91,8 @@ class Executor:
 
     async def run(self, invocation: Invocation) -> Reply:
         """Run one request to its end; see `Runner.run`."""
-        run = self._make_run(invocation, BoundaryLog())
+        ensure_task_paths()
+        run = self._make_run(invocation, self._make_log())
         spec = invocation.function
         limit_s = spec.timeout_s or self._settings.request_timeout_s
         slot = self._note_in_journal(run, limit_s)
@@ -111,6 +114,10 @@ class Executor:
         if self._journal is not None and slot is not None:
             self._journal.end(slot)
         return reply
+
+    def _make_log(self) -> BoundaryLog:
+        limit_bytes = self._settings.record_value_limit_bytes
+        return BoundaryLog(Recording(Limits(max_value_bytes=limit_bytes)))
 
     def _make_run(self, invocation: Invocation, boundaries: BoundaryLog) -> Run:
         return Run(
@@ -330,7 +337,7 @@ class Executor:
             raise no_such_function(name, list(self._functions))
         arguments = bind_arguments(spec, input)
         child = self._make_run(
-            _child_invocation(parent, spec, arguments, input, span), BoundaryLog()
+            _child_invocation(parent, spec, arguments, input, span), self._make_log()
         )
         if spec.timeout_s:
             deadline = min(deadline, trio.current_time() + spec.timeout_s)

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import FluxError
 from ..records import ErrorRecord, Invocation, Location, SpanRecord, SpanStatus
 from .boundaries.log import BoundaryLog
+from .boundaries.redacting import redact_entry
 from .redaction import Redactor
 
 current_run: ContextVar[Run | None] = ContextVar("flux_run", default=None)
@@ -105,9 +106,7 @@ class Run:
 
     def redact_boundary(self, kind: str, name: str, value: Any) -> Any:
         """What of a boundary value may be written."""
-        if kind == "environment" and self.redactor.is_secret(name):
-            return self.redactor.mark(value)
-        return self.redact(value)
+        return redact_entry(self.redactor, kind, name, value, self.secrets)
 
     def elapsed_us(self) -> int:
         """Microseconds since the request came in."""

@@ -11,9 +11,8 @@ Laws:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -134,18 +133,29 @@ class BoundaryLog:
         return f"<BoundaryLog {self.span_path!r} task {self.task_path!r} calls {self.calls}>"
 
 
-@contextmanager
-def span_place(name: str) -> Iterator[None]:
-    """Within it, values belong to a span called `name` (for spans that user code runs in)."""
-    log = current_log.get()
-    if log is None:
-        yield
-        return
-    token = current_log.set(log.child_span(name))
-    try:
-        yield
-    finally:
-        current_log.reset(token)
+class SpanPlace:
+    """Within it, values belong to a span that user code runs in. See `span_place`."""
+
+    __slots__ = ("_name", "_token")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._token: Token[BoundaryLog | None] | None = None
+
+    def __enter__(self) -> None:
+        log = current_log.get()
+        if log is not None:
+            self._token = current_log.set(log.child_span(self._name))
+
+    def __exit__(self, *exception: object) -> None:
+        if self._token is not None:
+            current_log.reset(self._token)
+            self._token = None
+
+
+def span_place(name: str) -> SpanPlace:
+    """`with span_place("charge"): ...`: values that enter belong to a span of that name."""
+    return SpanPlace(name)
 
 
 class Suspended:
