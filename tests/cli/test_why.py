@@ -1,0 +1,223 @@
+"""flux.why and `flux why`: cause, place, author, changes, lineage, advice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flux_pg.analysis.why import advise, changes_since_success, shape_changes
+from tests.cli.conftest import Flux
+from tests.cli.records import SPAN, record, run_request, span, spans_of_a_failure
+
+ERROR = {
+    "type": "CheckViolation",
+    "message": "violates check",
+    "sqlstate": "23514",
+    "detail": "Failing row contains (7, -1).",
+    "fingerprint": "0011223344556677",
+    "stack": [
+        {"file": "functions/api.py", "line": 2, "function": "outer"},
+        {"file": "functions/order.py", "line": 3, "function": "order"},
+    ],
+}
+SOURCE = "async def order(ctx):\n    pass\n    await ctx.db.execute('update stock')\n"
+
+
+@pytest.fixture
+def stock(conn: Any) -> None:
+    conn.execute("create table public.stock (id int primary key, n int)")
+    conn.execute("select flux.track('public.stock')")
+
+
+def deploy(conn: Any, commit: str | None, dirty: bool = False) -> int:
+    functions = [{"name": "order", "file": "functions/order.py", "line": 1}]
+    row = conn.execute(
+        "select flux.register_deployment(%s, %s, %s, '', null, %s)",
+        (commit, dirty, f"hash of {commit}", json.dumps(functions)),
+    ).fetchone()
+    return int(row[0])
+
+
+def git(directory: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(directory), "-c", "user.name=Ann Öst", "-c",
+               "user.email=ann@example.org", *arguments]  # fmt: skip
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def project(directory: Path) -> str:
+    """Make a project with one commit; returns the commit."""
+    (directory / "functions").mkdir()
+    (directory / "functions" / "order.py").write_text(SOURCE)
+    (directory / "flux.toml").write_text("")
+    git(directory, "init", "-q")
+    git(directory, "add", "-A")
+    git(directory, "commit", "-q", "-m", "Sell what we have")
+    return git(directory, "rev-parse", "HEAD")
+
+
+def test_a_failure_is_explained(flux: Flux, conn: Any, stock: None, tmp_path: Path) -> None:
+    commit = project(tmp_path)
+    deployment = deploy(conn, commit)
+    writer = run_request(
+        conn, "insert into public.stock values (7, 0)", function="fill", path="/fill"
+    )
+    good = record(conn, deployment=deployment, input={"item": 7}, duration_us=2000)
+    bad = run_request(
+        conn, "update public.stock set n = -1 where id = 7", fails=True, span_id="c" * 16,
+        spans=spans_of_a_failure(), error=ERROR, deployment=deployment, input={"item": "7"},
+    )  # fmt: skip
+    # What is in the working tree now is not what ran then.
+    (tmp_path / "functions" / "order.py").write_text("# all new\n" * 9)
+
+    shown = flux("why", "@last-error")
+    assert shown.code == 0
+    expected = [
+        "POST /order  500 error  12.4 ms",
+        "ROOT CAUSE", "CheckViolation: violates check", "SQLSTATE 23514",
+        "detail Failing row contains (7, -1).", "in span db update stock",
+        "LOCATION", "functions/order.py:3 in order",
+        "3 │     await ctx.db.execute('update stock')",
+        f"{commit[:10]}  Ann Öst", "Sell what we have",
+        "EXECUTION GRAPH", "└─ db update stock",
+        "DATA CHANGES", "rolled back: 1 row change, never became visible", "n: 0 → -1",
+        "LINEAGE", f"stock 7: last written by fill {str(writer)[-8:]}",
+        "CHANGED SINCE LAST SUCCESS", f"{str(good)[-8:]} succeeded",
+        'input       item was a number, is a text: "7"', "duration    2.00 ms → 12.4 ms",
+        "SUGGESTIONS", f"flux trace {str(writer)[-8:]}", f"flux trace {str(bad)[-8:]}",
+        "flux state blame stock 7",
+    ]  # fmt: skip
+    rest = shown.out
+    for text in expected:
+        assert text in rest, f"{text!r} is not in, or not in order:\n{shown.out}"
+        rest = rest[rest.index(text) :]
+    assert max(map(len, shown.out.splitlines())) <= 100
+
+    document = json.loads(flux("why", "@last-error", "--json").out)
+    assert document["schema"] == "flux.why/1"
+    assert document["request_id"] == str(bad)
+    cause = document["root_cause"]
+    assert (cause["type"], cause["message"]) == ("CheckViolation", "violates check")
+    assert (cause["span_id"], cause["fingerprint"]) == ("d" * 16, "0011223344556677")
+    place = document["location"]
+    assert (place["file"], place["line"], place["commit"]) == ("functions/order.py", 3, commit)
+    assert place["author"] == "Ann Öst <ann@example.org>"
+    (change,) = document["mutations"]
+    assert (change["outcome"], change["old"], change["new"]) == ("rolled_back", {"n": 0}, {"n": -1})
+    (previous,) = document["previous"]
+    assert (previous["request_id"], previous["function"]) == (str(writer), "fill")
+    assert previous["pk"] == {"id": 7} and previous["new"] == {"id": 7, "n": 0}
+    assert document["last_success"]["request_id"] == str(good)
+    assert {"text", "command"} == set(document["suggestions"][0])
+
+
+def test_a_success_is_told_as_one(flux: Flux, conn: Any, stock: None) -> None:
+    run_request(conn, "insert into public.stock values (7, 0)")
+    shown = flux("why", "@last")
+    assert shown.code == 0
+    assert "none: the request succeeded" in shown.out
+    assert "committed: 1 row change, is in the database" in shown.out
+    assert "LINEAGE" not in shown.out
+    assert json.loads(flux("why", "@last", "--json").out)["root_cause"] is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"outcome": "timeout", "status": 504, "error": {"type": "Timeout", "message": "30 s"}},
+         ["Timeout: 30 s", "time limit", "--slow 100ms"]),
+        ({"outcome": "cancelled", "status": 499, "error": None}, ["cancelled", "client went away"]),
+        ({"outcome": "crashed", "status": None, "incomplete": "row changes not captured",
+          "error": {"type": "WorkerCrashed", "message": "killed by SIGKILL"}},
+         ["WorkerCrashed: killed by SIGKILL", "the record is incomplete: row changes",
+          "process died"]),
+        ({"outcome": "error", "status": 500, "error": {"type": "E", "message": "a\nb\x1b[1m"}},
+         ["E: a\n  b\\x1b[1m"]),
+    ],
+)  # fmt: skip
+def test_every_outcome_has_its_answer(
+    flux: Flux, conn: Any, fields: dict[str, Any], expected: list[str]
+) -> None:
+    record(conn, **fields)
+    shown = flux("why", "@last-error")
+    assert shown.code == 0
+    for text in expected:
+        assert text in shown.out
+
+
+def test_a_refusal_names_its_rule(flux: Flux, conn: Any) -> None:
+    row = {
+        "request_id": "01a20300-0000-7000-8000-000000000001", "trace_id": "1" * 32,
+        "root_span_id": 5, "kind": "http", "method": "GET", "path": "/nowhere",
+        "started_at_us": 1_700_000_000_000_000, "duration_us": 80, "status_code": 404,
+        "error": {"type": "Refused", "message": "No function answers /nowhere."},
+        "refused_by": "route.not_found",
+        "spans": [span("0000000000000005", None, "gateway", "gateway.request", 0, 80,
+                       status="error")],
+    }  # fmt: skip
+    conn.execute("select flux.record_refusals(%s)", (json.dumps([row]),))
+    shown = flux("why", "@last-error")
+    assert "rule route.not_found" in shown.out
+    assert "No function answers this path." in shown.out
+    assert "LOCATION" not in shown.out and "LINEAGE" not in shown.out
+
+
+def test_uncommitted_code_says_so(flux: Flux, conn: Any, tmp_path: Path) -> None:
+    commit = project(tmp_path)
+    (tmp_path / "functions" / "order.py").write_text("# first\n" + SOURCE)
+    error = {**ERROR, "stack": [{"file": "functions/order.py", "line": 1}]}
+    record(conn, outcome="error", error=error, deployment=deploy(conn, commit, dirty=True))
+    assert "the line is not committed" in flux("why", "@last").out
+    assert json.loads(flux("why", "@last", "--json").out)["location"]["author"] is None
+
+
+def test_a_file_outside_the_project_is_not_read(flux: Flux, conn: Any, tmp_path: Path) -> None:
+    project(tmp_path)
+    error = {**ERROR, "stack": [{"file": "../../../../etc/passwd", "line": 1}]}
+    record(conn, outcome="error", error=error)
+    assert "root:" not in flux("why", "@last").out
+
+
+def test_the_innermost_span_with_the_request_s_error_is_the_cause(conn: Any) -> None:
+    mine = {"type": "E", "message": "mine"}
+    caught = {"type": "Other", "message": "caught"}
+    spans = [
+        span(SPAN, None, "gateway", "gateway.request", 0, 100, status="error", error=mine),
+        span("1" * 16, SPAN, "function", "f", 1, 98, status="error", error=mine),
+        span("2" * 16, "1" * 16, "span", "step", 5, 40, status="error", error=mine),
+        span("3" * 16, "1" * 16, "db", "caught one", 60, 10, status="error", error=caught),
+    ]
+    request = record(conn, outcome="error", error=mine, spans=spans)
+    row = conn.execute("select flux.why(%s::uuid)", (request,)).fetchone()
+    assert row[0]["root_cause"]["span_id"] == "2" * 16
+
+
+def test_shape_changes_name_keys_and_types_not_values() -> None:
+    before = {"a": 1, "b": {"c": "x"}, "d": [1], "gone": 1, "n": None}
+    now = {"a": 2.5, "b": {"c": None}, "d": {}, "n": None, "fresh": "y"}
+    assert shape_changes(before, now) == [
+        "b.c was a text, is null: null",
+        "d was a list, is an object: {}",
+        "gone is missing now",
+        'fresh is new: "y"',
+    ]
+    assert shape_changes(before, before) == []
+    deep: Any = 1
+    for _ in range(50):
+        deep = {"x": deep}
+    assert shape_changes(deep, {"x": 1}) == ["x was an object, is a number: 1"]
+
+
+def test_a_changed_commit_gives_the_diff_to_look_at() -> None:
+    document = {
+        "request_id": "x" * 36, "outcome": "error", "duration_us": None, "input": None,
+        "root_cause": {"type": "E", "message": "", "refused_by": None, "sqlstate": None},
+        "location": {"file": "f.py", "commit": "c" * 40, "deployed_commit": "b" * 40},
+        "last_success": {"commit": "a" * 40, "input": None, "duration_us": 5},
+        "previous": [], "suggestions": [],
+    }  # fmt: skip
+    assert changes_since_success(document) == [f"commit      {'a' * 10} → {'b' * 10}"]
+    assert [s.command for s in advise(document)] == [f"git diff {'a' * 10}..{'b' * 10} -- f.py"]
