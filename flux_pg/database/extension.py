@@ -11,7 +11,9 @@ What differs from the plain way, and why:
   default redactions are not dumped, settings replace what is there (triggers/replace_setting.sql),
   flux.schema_version stays with its installation.
 - Event triggers are taken out of the extension again. As members they would exist from the start
-  of a restore and record it; on their own they come last, as pg_dump orders them.
+  of a restore and track its tables a second time; on their own pg_dump writes them last. So the
+  script must not make them during a restore: it knows one by `xmloption`, which every dump sets at
+  its start and hardly anybody else ever does.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import psycopg
 from flux_pg.database import sql_files
 from flux_pg.database.binaries import Binaries
 from flux_pg.database.schema import InstallResult, SchemaError, lock_and_read_version
-from flux_pg.database.sql_files import Body
+from flux_pg.database.sql_files import Body, SqlFile
 
 _HEAD = """\
 \\echo Use "create extension flux" to load this file. \\quit
@@ -85,7 +87,7 @@ def script(body: Body | None = None) -> str:
         _VERSION.format(version=body.version, tables=body.tables_checksum, code=body.code_checksum)
     )
     parts.append(_INSTALLER)
-    parts += [_titled(file.name, file.text) for file in body.files if file.superuser]
+    parts += [_unless_restoring(file) for file in body.files if file.superuser]
     parts.append(_TAIL)
     return "\n".join(parts)
 
@@ -159,6 +161,19 @@ def install_extension(conn: psycopg.Connection, directory: Path | None = None) -
     assert done is not None
     action = "installed" if present is None else "current" if present == done else "upgraded"
     return InstallResult(action, done.version, "extension")
+
+
+def _unless_restoring(file: SqlFile) -> str:
+    return _titled(
+        file.name,
+        "do $flux_file$\nbegin\n"
+        "    if not exists (\n"
+        "        select from pg_catalog.pg_settings as s\n"
+        "        where s.name = 'xmloption' and s.source = 'session'\n"
+        "    ) then\n"
+        f"        execute $flux_text$\n{file.text.rstrip()}\n$flux_text$;\n"
+        "    end if;\nend\n$flux_file$;",
+    )
 
 
 def _titled(name: str, text: str) -> str:

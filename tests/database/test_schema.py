@@ -311,9 +311,38 @@ def test_only_known_tables_have_rows_from_the_start(database):
     assert filled == {"flux.schema_version", "flux.settings", "flux.redactions"}
 
 
-def test_a_dump_of_the_extension_restores_its_rows(
-    for_extension, extension_server, extension_files, tmp_path
-):
+@pytest.fixture
+def restored(for_extension, extension_server, extension_files, tmp_path):
+    """A function that dumps the database and restores it into another one."""
+    target = extension_server.create_database(flux=False)
+    tool = extension_server.binaries.tool
+
+    def dump_and_restore():
+        dump = tmp_path / "dump.sql"
+        subprocess.run([tool("pg_dump"), "-d", for_extension.superuser, "-f", dump], check=True)
+        assert "create extension" in dump.read_text().lower()
+        if extension_files is not None:
+            with connect(target.superuser) as conn:
+                statement = "alter database {} set extension_control_path = {}"
+                conn.execute(
+                    sql.SQL(statement).format(
+                        sql.Identifier(target.name), sql.Literal(f"{extension_files}:$system")
+                    )
+                )
+        done = subprocess.run(
+            [tool("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.superuser, "-f", dump],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return target
+
+    yield dump_and_restore
+    extension_server.drop_database(target.name)
+
+
+def test_a_dump_of_the_extension_restores_its_rows(for_extension, extension_files, restored):
     request_id = "0190a0b0-0000-7000-8000-000000000001"
     with connect(for_extension.superuser) as conn:
         extension.install_extension(conn, extension_files)
@@ -325,40 +354,42 @@ def test_a_dump_of_the_extension_restores_its_rows(
             (request_id, request_id),
         )
         key = conn.execute("select flux.redaction_key()").fetchone()
-    dump = tmp_path / "dump.sql"
-    tool = extension_server.binaries.tool
-    subprocess.run([tool("pg_dump"), "-d", for_extension.superuser, "-f", dump], check=True)
-    assert "create extension" in dump.read_text().lower()
-    target = extension_server.create_database(flux=False)
-    try:
-        if extension_files is not None:
-            with connect(target.superuser) as conn:
-                statement = "alter database {} set extension_control_path = {}"
-                conn.execute(
-                    sql.SQL(statement).format(
-                        sql.Identifier(target.name), sql.Literal(f"{extension_files}:$system")
-                    )
-                )
-        subprocess.run(
-            [tool("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.superuser, "-f", dump],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        with connect(target.superuser) as conn:
-            assert conn.execute("select request_id::text from flux.executions").fetchall() == [
-                (request_id,)
-            ]
-            assert conn.execute("select flux.redaction_key()").fetchone() == key
-            own = conn.execute("select pattern from flux.redactions where not is_default")
-            assert own.fetchall() == [("%shoe_size%",)]
-            assert install(conn).action == "current"
-            restored = read_catalog(conn)
-        with connect(for_extension.superuser) as conn:
-            original = read_catalog(conn)
-        for name in original:
-            assert restored[name] == original[name], name
-    finally:
-        extension_server.drop_database(target.name)
+        original = read_catalog(conn)
+    with connect(restored().superuser) as conn:
+        assert conn.execute("select request_id::text from flux.executions").fetchall() == [
+            (request_id,)
+        ]
+        assert conn.execute("select flux.redaction_key()").fetchone() == key
+        own = conn.execute("select pattern from flux.redactions where not is_default")
+        assert own.fetchall() == [("%shoe_size%",)]
+        assert install(conn).action == "current"
+        again = read_catalog(conn)
+    for name in original:
+        assert again[name] == original[name], name
+
+
+def test_a_restored_table_keeps_its_history_and_goes_on_being_recorded(
+    for_extension, extension_files, restored
+):
+    history = "select op, old, new, seq from flux.history('notes', '1') order by seq"
+    with connect(for_extension.superuser) as conn:
+        extension.install_extension(conn, extension_files)
+    with connect(for_extension.admin) as conn:
+        conn.execute("create table notes (id int primary key, body text)")
+        conn.execute("insert into notes values (1, 'first')")
+        conn.execute("update notes set body = 'second'")
+        before = conn.execute(history).fetchall()
+        assert [row[0] for row in before] == ["INSERT", "UPDATE"]
+    with connect(restored().admin) as conn:
+        assert conn.execute(history).fetchall() == before
+        conn.execute("update notes set body = 'third'")
+        after = conn.execute(history).fetchall()
+        assert after[:2] == before
+        assert after[2][0] == "UPDATE"
+        assert after[2][3] > before[-1][3]
+        conn.execute("create table later (id int primary key)")
+        conn.execute("insert into later values (1)")
+        assert conn.execute("select count(*) from flux.history('later', '1')").fetchone() == (1,)
 
 
 def test_the_sql_files_are_the_manifest_and_nothing_else():
@@ -402,6 +433,7 @@ def test_the_wheel_carries_the_same_sql_as_the_checkout(tmp_path):
         cwd=tmp_path,
     )
     place, tables, rest = done.stdout.split()
+    sql_files.body.cache_clear()
     body = sql_files.body()
     assert place.startswith(site)
     assert (tables, rest) == (body.tables_checksum, body.code_checksum)
