@@ -86,6 +86,8 @@ def _columns_of_placeholders(tree: exp.Expr) -> list[tuple[exp.Expr, str]]:
                 for column, cell in zip(columns, cells, strict=False):
                     found += [(node, column) for node in _placeholders(cell)]
     for comparison in tree.find_all(exp.Binary):
+        if isinstance(comparison, exp.Connector):
+            continue  # AND and OR join comparisons; they compare nothing themselves
         sides = (comparison.left, comparison.right)
         for column_side, value_side in (sides, sides[::-1]):
             column = column_side.find(exp.Column)

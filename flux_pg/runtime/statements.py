@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from ..errors import FluxError
 
-_COMMENT_OR_SPACE = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/)*")
+_SPACE = re.compile(r"(?:\s+|--[^\n]*(?:\n|$))+")
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
 _WORD = re.compile(r"[A-Za-z_]+")
 _CALL = re.compile(r"([A-Za-z_][\w$]*|\"[^\"]+\")\s*\(")
 _WRITES_INSIDE = re.compile(r"\b(insert|update|delete|merge|into|call|do)\b", re.I)
@@ -85,16 +86,35 @@ def inspect_statement(sql: str) -> Statement:
     return Statement(verb, _summary(sql, words), reads_only, bool(_LEAVES_STATE.search(sql)))
 
 
+def _skip(sql: str, at: int, words: list[str]) -> int:
+    """Past white space, comments (they nest in Postgres) and, at the start, parentheses."""
+    while at < len(sql):
+        space = _SPACE.match(sql, at)
+        if space is not None:
+            at = space.end()
+        elif sql.startswith("/*", at):
+            at = _comment_end(sql, at)
+        elif sql[at] in "(;" and not words:
+            at += 1
+        else:
+            break
+    return at
+
+
+def _comment_end(sql: str, at: int) -> int:
+    depth = 0
+    for edge in _COMMENT_EDGE.finditer(sql, at):
+        depth += 1 if edge.group() == "/*" else -1
+        if not depth:
+            return edge.end()
+    return len(sql)
+
+
 def _leading_words(sql: str, limit: int) -> list[str]:
     words: list[str] = []
     at = 0
     while len(words) < limit:
-        skipped = _COMMENT_OR_SPACE.match(sql, at)
-        at = skipped.end() if skipped else at
-        while at < len(sql) and sql[at] in "(" and not words:
-            at += 1
-            skipped = _COMMENT_OR_SPACE.match(sql, at)
-            at = skipped.end() if skipped else at
+        at = _skip(sql, at, words)
         word = _WORD.match(sql, at)
         if word is None:
             break
