@@ -7,6 +7,7 @@ try:
 except PackageNotFoundError:  # a source tree that was not installed
     __version__ = "0.0.0"
 
+from .gateway.bodies import UploadedFile as UploadedFile
 from .runtime.context import Context as Context
 from .runtime.context import HttpError as HttpError
 from .runtime.context import Response as Response

@@ -18,6 +18,7 @@ from ..database.connection import Connection
 from ..database.pipeline import Statement, run_batch
 from ..database.pool import Pool
 from ..errors import DatabaseUnreachable, FluxError, LoadError, UsageError
+from ..gateway.routing import Router
 from ..records import FunctionSpec, Invocation, Refusal, Reply
 from .boundaries.install import install_shims
 from .deployment import Source, identify_source
@@ -128,6 +129,8 @@ async def open_application(
         os.environ.setdefault(name, value)
     install_shims()
     registry = load_functions(settings.project_dir)
+    route_errors = Router(tuple(registry.functions.values())).errors
+    registry = registry._replace(errors=(*registry.errors, *route_errors))
     source = await trio.to_thread.run_sync(identify_source, settings.project_dir)
     pool = Pool(settings.database_url, max_size=settings.pool_size, configure=_configure)
     try:

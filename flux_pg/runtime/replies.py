@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -15,6 +16,9 @@ from .values import NotJson, encode_reply, plain
 
 _JSON = ("content-type", "application/json")
 _RECORDED_BYTES = 64 << 10
+# RFC 9110, section 5: a token, and visible characters with single spaces and tabs between.
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 class Rendered(msgspec.Struct):
@@ -46,7 +50,7 @@ def _render_response(run: Run, response: Response) -> Rendered:
             f"Response status must be 200 to 599, not {response.status!r}",
             "Return Response(status=200, ...).",
         )
-    headers = [(str(name).lower(), str(value)) for name, value in response.headers.items()]
+    headers = [_header(name, value) for name, value in response.headers.items()]
     if isinstance(response.body, (bytes, bytearray, memoryview)):
         body = bytes(response.body)
     elif isinstance(response.body, str):
@@ -64,6 +68,16 @@ def _render_response(run: Run, response: Response) -> Rendered:
     return Rendered(
         Reply(status_code=response.status, headers=headers, body=body, value=response), recorded
     )
+
+
+def _header(name: object, value: object) -> tuple[str, str]:
+    pair = (str(name).lower(), str(value))
+    if not _NAME.fullmatch(pair[0]) or not _VALUE.fullmatch(pair[1]):
+        raise NotJson(
+            f"Response header {name!r}: {value!r} cannot be sent over HTTP",
+            "Header names are letters, digits and dashes; values are one line of latin-1 text.",
+        )
+    return pair
 
 
 def _default_type(headers: list[tuple[str, str]], kind: str) -> None:

@@ -7,6 +7,7 @@ parameter of that statement is redacted: too much rather than too little.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from .run import Run
 from .values import plain
 
 _MAX_TEXTS = 4096
+_PLACEHOLDER = re.compile(r"%(?:%|(?:\((\w+)\))?[sbt])")
 
 
 class ParameterNames:
@@ -39,19 +41,19 @@ class ParameterNames:
     def _find(self, sql: str) -> frozenset[int | str] | None:
         if not self._mentions_secret(sql):
             return frozenset()
+        native, keys = _numbered(sql)
         try:
-            tree = sqlglot.parse_one(sql, dialect="postgres")
+            tree = sqlglot.parse_one(native, dialect="postgres")
         except Exception:
             return None
-        order = {id(node): at for at, node in enumerate(_placeholders(tree))}
         named: set[int | str] = set()
         placed: set[int] = set()
-        for node, column in _columns_of_placeholders(tree):
-            placed.add(id(node))
+        for number, column in _columns_of_parameters(tree):
+            placed.add(number)
             if self._redactor.is_secret(column):
-                named.add(_key(node, order[id(node)]))
-        # A placeholder that stands with no column may still be the secret one.
-        return frozenset(named) if placed >= set(order) else None
+                named.add(keys.get(number, number - 1))
+        # A parameter that stands with no column may still be the secret one.
+        return frozenset(named) if placed >= set(_numbers(tree)) else None
 
     def _mentions_secret(self, sql: str) -> bool:
         word = "".join(
@@ -60,31 +62,42 @@ class ParameterNames:
         return any(self._redactor.is_secret(name) for name in set(word.split()))
 
 
-def _placeholders(tree: exp.Expr) -> list[exp.Expr]:
-    return [node for node in tree.dfs() if isinstance(node, (exp.Placeholder, exp.Parameter))]
+def _numbered(sql: str) -> tuple[str, dict[int, int | str]]:
+    """psycopg's placeholders as `$1`, `$2`, ..., which keep their order in the parsed tree; and
+    which position or name each number stands for. Text with `$1` already is left as it is."""
+    keys: dict[int, int | str] = {}
+
+    def number(match: re.Match[str]) -> str:
+        if match.group() == "%%":
+            return "%"
+        keys[len(keys) + 1] = match.group(1) or len(keys)
+        return f"${len(keys)}"
+
+    return _PLACEHOLDER.sub(number, sql), keys
 
 
-def _key(node: exp.Expr, position: int) -> int | str:
-    if isinstance(node, exp.Parameter):
-        text = node.this.name if node.this is not None else ""
-        return int(text) - 1 if text.isdigit() else position
-    name = node.name
-    return name if name and name != "?" else position
+def _numbers(node: exp.Expr) -> list[int]:
+    """The numbers of the parameters inside an expression."""
+    names = (found.this.name if found.this is not None else "" for found in _parameters(node))
+    return [int(name) for name in names if name.isdigit()]
 
 
-def _columns_of_placeholders(tree: exp.Expr) -> list[tuple[exp.Expr, str]]:
-    found: list[tuple[exp.Expr, str]] = []
+def _parameters(node: exp.Expr) -> list[exp.Expr]:
+    return [found for found in node.dfs() if isinstance(found, exp.Parameter)]
+
+
+def _columns_of_parameters(tree: exp.Expr) -> list[tuple[int, str]]:
+    """Each parameter's number, with the name of the column it is written to or compared with."""
+    found: list[tuple[int, str]] = []
     for insert in tree.find_all(exp.Insert):
-        schema = insert.this
-        columns = (
-            [item.name for item in schema.expressions] if isinstance(schema, exp.Schema) else []
-        )
-        values = insert.expression
-        if columns and isinstance(values, exp.Values):
-            for row in values.expressions:
-                cells = row.expressions if isinstance(row, exp.Tuple) else [row]
-                for column, cell in zip(columns, cells, strict=False):
-                    found += [(node, column) for node in _placeholders(cell)]
+        schema, values = insert.this, insert.expression
+        if not isinstance(schema, exp.Schema) or not isinstance(values, exp.Values):
+            continue
+        columns = [item.name for item in schema.expressions]
+        for row in values.expressions:
+            cells = row.expressions if isinstance(row, exp.Tuple) else [row]
+            for column, cell in zip(columns, cells, strict=False):
+                found += [(number, column) for number in _numbers(cell)]
     for comparison in tree.find_all(exp.Binary):
         if isinstance(comparison, exp.Connector):
             continue  # AND and OR join comparisons; they compare nothing themselves
@@ -92,9 +105,9 @@ def _columns_of_placeholders(tree: exp.Expr) -> list[tuple[exp.Expr, str]]:
         for column_side, value_side in (sides, sides[::-1]):
             column = column_side.find(exp.Column)
             if column is not None:
-                found += [(node, column.name) for node in _placeholders(value_side)]
+                found += [(number, column.name) for number in _numbers(value_side)]
     for limit in tree.find_all(exp.Limit, exp.Offset):
-        found += [(node, "limit") for node in _placeholders(limit)]
+        found += [(number, "limit") for number in _numbers(limit)]
     return found
 
 
