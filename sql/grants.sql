@@ -9,7 +9,7 @@ declare
         'collect_attempted', 'record_attempted', 'redaction_key', 'record_migration'
     ];
     v_reader constant text[] := array[
-        'span_hex', 'uuid_floor', 'trace', 'why', 'diff', 'history', 'blame', 'state_at', 'verify',
+        'span_hex', 'uuid_floor', 'trace', 'why', 'history', 'blame', 'state_at', 'verify',
         'iso_time', 'shell_word', 'resolve_request', 'spans_json', 'mutations_json', 'cause_span',
         'last_success', 'function_place', 'previous_writers', 'suggest_commands',
         'decode_key', 'decode_row', 'decode_image', 'decode_elements', 'split_record',

@@ -102,7 +102,9 @@ async def _database(settings: Settings, log: announce.Log) -> AsyncIterator[tupl
     if settings.database_url is not None:
         admin_url = settings.admin_url or settings.database_url
         with translate_errors(admin_url):
-            log.installed(await trio.to_thread.run_sync(schema.install_at, admin_url))
+            log.installed(
+                await trio.to_thread.run_sync(schema.install_at, admin_url, settings.database_url)
+            )
         yield settings.database_url, admin_url
         return
     server = embedded.EmbeddedServer(settings.state_dir)

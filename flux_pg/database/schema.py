@@ -117,7 +117,8 @@ def install(
     """
     body = body or sql_files.body()
     logins = tuple(logins)
-    if not logins and (found := _current(conn, body)) is not None:
+    found = _current(conn, body)
+    if found is not None and not _lacking(conn, logins):
         return found
     notices: list[str] = []
     with conn.transaction():
@@ -131,10 +132,20 @@ def install(
     return done
 
 
-def install_at(conninfo: str) -> InstallResult:
-    """As `install`, on a connection of its own; for `trio.to_thread.run_sync`."""
+def install_at(conninfo: str, runtime_conninfo: str | None = None) -> InstallResult:
+    """As `install`, on a connection of its own; for `trio.to_thread.run_sync`.
+
+    Args:
+        conninfo: Whoever installs.
+        runtime_conninfo: The login that functions run as, if it is another one; it is asked who it
+            is, and may record and read afterwards.
+    """
+    logins = []
+    if runtime_conninfo is not None and runtime_conninfo != conninfo:
+        with psycopg.connect(runtime_conninfo, autocommit=True) as conn:
+            logins = [name for (name,) in conn.execute("select current_user::text")]
     with psycopg.connect(conninfo, autocommit=True) as conn:
-        return install(conn)
+        return install(conn, logins=logins)
 
 
 def _current(conn: psycopg.Connection, body: Body) -> InstallResult | None:
@@ -164,15 +175,20 @@ def _run_installer(conn: psycopg.Connection, body: Body, notices: list[str]) -> 
 
 def _grant_groups(conn: psycopg.Connection, logins: Iterable[str]) -> None:
     """Let the installing role and `logins` record and read; with one login it does everything."""
-    row = conn.execute("select current_user").fetchone()
+    row = conn.execute("select current_user::text").fetchone()
     assert row is not None
-    for login in {row[0], *logins}:
-        for group in ("flux_runtime", "flux_reader"):
-            known = conn.execute("select pg_has_role(%s, %s, 'usage')", (login, group)).fetchone()
-            if not (known and known[0]):  # a superuser has every role
-                conn.execute(
-                    sql.SQL("grant {} to {}").format(sql.Identifier(group), sql.Identifier(login))
-                )
+    for login, group in _lacking(conn, {row[0], *logins}):
+        conn.execute(sql.SQL("grant {} to {}").format(sql.Identifier(group), sql.Identifier(login)))
+
+
+def _lacking(conn: psycopg.Connection, logins: Iterable[str]) -> list[tuple[str, str]]:
+    """Which of the logins lacks which group; a superuser has every role."""
+    rows = conn.execute(
+        "select l, g from unnest(%s::text[]) as l, unnest(array['flux_runtime', 'flux_reader'])"
+        " as g where not pg_has_role(l::name, g::name, 'usage')",
+        (list(logins),),
+    )
+    return [(login, group) for login, group in rows]
 
 
 def _run_superuser_files(conn: psycopg.Connection, body: Body, notices: list[str]) -> None:

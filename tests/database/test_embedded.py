@@ -19,7 +19,7 @@ import pytest
 import trio
 
 from flux_pg.database import cluster, embedded, keeper
-from flux_pg.database.binaries import find
+from flux_pg.database.binaries import PostgresNotFound, find, find_client
 from flux_pg.database.embedded import EmbeddedError, EmbeddedServer
 from flux_pg.database.identity import CannotRunAsRoot, Identity, candidates, choose
 from flux_pg.database.identity import command as identity_command
@@ -485,3 +485,13 @@ def test_prepare_is_idempotent(state_dir):
     with EmbeddedServer(state_dir) as server:
         assert embedded.prepare(server).action == "installed"
         assert embedded.prepare(server).action == "current"
+
+
+def test_clients_are_found_for_a_server_of_any_supported_version():
+    for major in (15, 18):
+        for name in ("psql", "pg_dump"):
+            path = find_client(name, major)
+            done = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+            assert done.stdout.startswith(name)
+    with pytest.raises(PostgresNotFound, match="no pg_dump for a Postgres 99 server"):
+        find_client("pg_dump", 99)

@@ -441,3 +441,21 @@ def test_the_wheel_carries_the_same_sql_as_the_checkout(tmp_path):
 
 def test_an_unprivileged_login_may_ask_for_what_is_already_there(database):
     assert schema.install_at(database.app).action == "current"
+
+
+def test_a_runtime_login_of_its_own_may_record_and_read_but_not_change_the_schema(empty):
+    name = f"{empty.name}_app"
+    identifier = sql.Identifier(name)
+    with connect(empty.superuser) as conn:
+        conn.execute(sql.SQL("create role {}").format(identifier))
+        try:
+            assert install(conn, logins=[name]).action == "installed"
+            assert install(conn, logins=[name]).action == "current"
+            conn.execute(sql.SQL("set role {}").format(identifier))
+            assert conn.execute("select count(*) from flux.executions").fetchone() == (0,)
+            assert conn.execute("select flux.redaction_key() is not null").fetchone() == (True,)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                conn.execute("create table flux.mine ()")
+        finally:
+            conn.execute("reset role")
+            conn.execute(sql.SQL("drop role {}").format(identifier))
