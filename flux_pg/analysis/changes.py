@@ -31,10 +31,15 @@ def column_changes(row: Row) -> list[tuple[str, Any, Any]]:
     old, new = row.get("old") or {}, row.get("new") or {}
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return []
+    named: Sequence[str] = row.get("changed") or []
     if row.get("op") == "UPDATE":
-        names: Sequence[str] = row.get("changed") or [n for n in new if old.get(n) != new.get(n)]
-        return [(name, old.get(name), new.get(name)) for name in names]
-    return [(name, old.get(name), new.get(name)) for name in (new or old)]
+        names = list(named) or [n for n in new if old.get(n) != new.get(n)]
+    else:
+        # jsonb sorts its keys; `changed` has them in the table's order.
+        image = new or old
+        names = [n for n in named if n in image]
+        names += [n for n in image if n not in names]
+    return [(name, old.get(name), new.get(name)) for name in names]
 
 
 def describe(row: Row, width: int = 100) -> str:
