@@ -1,5 +1,8 @@
 """The one place where psycopg and Trio meet: `Connection`, psycopg's connection driven by Trio.
 
+It is longer than a file should be because it is the only one: what needs only one of the two is in
+`blocks`, `pipeline`, `prepared`, `addresses` and `waiting`.
+
 psycopg keeps its protocol in generators that yield "wait for the socket"; here they are driven with
 `trio.lowlevel.wait_readable` and `wait_writable`. The C speedups stay in use.
 
@@ -23,7 +26,8 @@ Private names of psycopg relied upon, here and in `addresses`, `blocks`, `pipeli
 why it is pinned to >=3.3.9,<3.4 (tests/database/test_connection_pin.py). Here: `_connect_gen`,
 `_cancel_gen`, `_should_cancel`, `_try_cancel`, `_commit_gen`, `_rollback_gen`, `_pipeline`,
 `_pipeline_nolock`, `_num_transactions`, `_prepared`, `_closed`, `_autocommit`, `_adapters`,
-`_check_connection_ok`, `_get_connection_params`, `errors._WaitTimeout`, `generators.fetch`.
+`_check_connection_ok`, `_get_connection_params`, `errors._WaitTimeout`,
+`generators.execute` and `fetch`.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ from psycopg._pipeline_async import AsyncPipeline
 from psycopg.abc import AdaptContext, ConnDict, ConnParam, PQGen, PQGenConn
 from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import make_conninfo, timeout_from_conninfo
-from psycopg.generators import fetch
+from psycopg.generators import execute, fetch
 from psycopg.rows import AsyncRowFactory, Row, tuple_row
 from psycopg.waiting import Ready
 from trio.lowlevel import checkpoint_if_cancelled, wait_readable
@@ -387,6 +391,20 @@ class Connection(AsyncConnection[Row]):
         if not self.is_clean():
             self.drop()
         return not self.closed
+
+    async def is_alive(self, timeout_s: float) -> bool:
+        """Ask the server, for an idle connection. False: it is of no use; drop it.
+
+        Cancellation: the answer may still be to come; drop it too.
+        """
+        with trio.move_on_after(timeout_s), suppress(errors.Error):
+            async with self.lock:
+                await self.drive(self._ping_gen(), OnCancel.ABANDON)
+        return self.is_clean()
+
+    def _ping_gen(self) -> PQGen[None]:
+        self.pgconn.send_query(b"")
+        yield from execute(self.pgconn)
 
     def has_unread(self) -> bool:
         """Bytes wait on the socket: on an idle connection a farewell, rarely only a notification.

@@ -73,6 +73,9 @@ class Statement(NamedTuple):
 class Result:
     """What one statement gave. Rows are converted when they are first asked for.
 
+    That is the moment when a value that Python cannot hold (a date in the year 20000) raises
+    `psycopg.DataError`, and it needs the connection: ask before it is closed or given back.
+
     Attributes:
         error: What the server said if this statement failed, else None.
         aborted: It was not run, because an earlier one failed.

@@ -28,12 +28,9 @@ import outcome
 import trio
 
 from flux_pg.database.connection import Connection, Error
-from flux_pg.database.pipeline import Statement, run_batch
 from flux_pg.errors import DatabaseUnreachable, UsageError
 
 AnyConnection = Connection[Any]
-
-_PING = (Statement("", None, False, False),)
 
 
 class PoolTimeout(DatabaseUnreachable):
@@ -233,11 +230,7 @@ class Pool:
         alive = False
         self._opening += 1
         try:
-            with trio.move_on_after(self.check_timeout_s):
-                await run_batch(conn, _PING)
-                alive = conn.is_clean()
-        except Error:
-            pass  # it is what we wanted to know
+            alive = await conn.is_alive(self.check_timeout_s)
         finally:
             self._opening -= 1
             if not alive:

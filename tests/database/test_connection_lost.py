@@ -13,6 +13,7 @@ from flux_pg.database.connection import Connection
 from flux_pg.database.pipeline import run_batch
 from tests.conftest import Database
 from tests.database.cancelling import eventually, nothing_leaks
+from tests.database.proxy import Proxy
 
 Conn = Connection[Any]
 
@@ -99,34 +100,6 @@ async def test_backend_killed_while_idle_fails_the_next_use(
         await use(conn)
     assert conn.closed
     await conn.close()
-
-
-class Proxy:
-    """A TCP proxy in front of a server, which can stop forwarding without closing anything."""
-
-    def __init__(self, dsn: str) -> None:
-        info = psycopg.conninfo.conninfo_to_dict(dsn)
-        self.socket = f"{info['host']}/.s.PGSQL.{info.get('port', 5432)}"
-        self.forwarding = trio.Event()
-        self.forwarding.set()
-
-    async def serve(self, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        self.port = listeners[0].socket.getsockname()[1]
-        await trio.serve_listeners(self._forward, listeners, task_status=task_status)
-
-    async def _forward(self, client: trio.SocketStream) -> None:
-        server = await trio.open_unix_socket(self.socket)
-
-        async def pump(source: Any, sink: Any) -> None:
-            while data := await source.receive_some(65536):
-                await self.forwarding.wait()
-                await sink.send_all(data)
-            nursery.cancel_scope.cancel()
-
-        async with client, server, trio.open_nursery() as nursery:
-            nursery.start_soon(pump, client, server)
-            await pump(server, client)
 
 
 @pytest.mark.parametrize("use", USERS[:6], ids=lambda u: u.__name__)

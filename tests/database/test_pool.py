@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +22,7 @@ from flux_pg.database.pool import Pool, PoolClosed, PoolTimeout
 from flux_pg.errors import UsageError
 from tests.conftest import FAST, Database
 from tests.database.cancelling import cancel_at, eventually, nothing_leaks
+from tests.database.proxy import Proxy
 
 Conn = Connection[Any]
 
@@ -357,6 +360,44 @@ async def test_closing_is_bounded_and_stops_what_still_runs(bare: Database) -> N
             await pool.aclose(drain_timeout_s=0.1)
     assert broken
     await eventually(lambda: backends(bare) == 0)
+
+
+async def test_silent_peer_is_left_for_a_new_connection(bare: Database) -> None:
+    proxy = Proxy(bare.superuser)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(proxy.serve)
+        options = {"host": "127.0.0.1", "port": proxy.port, "connect_timeout": 2}
+        async with Pool(
+            bare.superuser, max_size=1, check_idle_s=0, check_timeout_s=0.2, **options
+        ) as pool:
+            await ask(pool)
+            proxy.forwarding = trio.Event()
+            began = trio.current_time()
+            with pytest.raises(PoolTimeout):
+                await pool.acquire(0.5)
+            assert trio.current_time() - began < 2
+            proxy.forwarding.set()
+            await ask(pool)
+            assert pool.stats().size == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_crash_of_the_whole_server_is_survived(tmp_path: Path) -> None:
+    """kill -9 of one backend makes Postgres end them all and recover."""
+    async with EmbeddedServer(tmp_path / "s", settings=FAST) as server:
+        dsn = server.dsn(SUPERUSER, "postgres")
+        async with Pool(dsn, max_size=3, timeout_s=30) as pool:
+            async with pool.connection() as a, pool.connection() as b, pool.connection() as c:
+                old = (a, b, c)
+                os.kill(a.pgconn.backend_pid, signal.SIGKILL)
+                with pytest.raises(psycopg.OperationalError):
+                    await b.execute("select pg_sleep(30)")
+                assert b.closed
+            await eventually(lambda: all(conn.closed or conn.has_unread() for conn in old))
+            async with trio.open_nursery() as nursery:
+                for _ in range(9):
+                    nursery.start_soon(ask, pool)
+            assert pool.stats().in_use == 0
 
 
 async def test_server_that_restarts_is_found_again(tmp_path: Path) -> None:
