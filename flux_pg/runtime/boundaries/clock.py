@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import date, datetime, timezone, tzinfo
+from functools import partial
 from typing import Any
 
 from .callers import call_counts
@@ -63,7 +64,7 @@ def _with_argument(owner: ShimModule, original: Callable[[Any], Any]) -> Callabl
         log = current_log.get()
         if log is None or not call_counts():
             return original(clock)
-        return log.observe("clock", label, lambda: original(clock), {"clock": int(clock)})
+        return log.observe("clock", f"{label}({clock})", lambda: original(clock))
 
     return bind(shim, original, owner)
 
@@ -86,6 +87,7 @@ def _by_default(
 
 def _install_dates(patches: Patches) -> None:
     real_now: Callable[[Any], datetime] = vars(datetime)["now"].__get__(None, datetime)
+    utc_now: Callable[[], datetime] = partial(real_now, _UTC)
     naive_now: Callable[[], datetime] = datetime.now
     genuine_now, genuine_today = vars(datetime)["now"], date.today
     date_today = vars(date)["today"]
@@ -98,7 +100,9 @@ def _install_dates(patches: Patches) -> None:
             return _as_class(cls, log.observe("clock", "datetime.now", naive_now))
         if not isinstance(tz, tzinfo):
             real_now(tz)  # raises what the original raises
-        instant = log.observe("clock", "datetime.now(tz)", lambda: real_now(_UTC))
+        instant = log.observe("clock", "datetime.now(tz)", utc_now)
+        if tz is _UTC and cls is datetime:
+            return instant
         local: datetime = tz.fromutc(_as_class(cls, instant.replace(tzinfo=tz)))
         return local
 
@@ -108,7 +112,7 @@ def _install_dates(patches: Patches) -> None:
         log = current_log.get()
         if log is None or not call_counts():
             return _as_class(cls, real_now(_UTC).replace(tzinfo=None))
-        value = log.observe("clock", "datetime.utcnow", lambda: real_now(_UTC).replace(tzinfo=None))
+        value = log.observe("clock", "datetime.utcnow", lambda: utc_now().replace(tzinfo=None))
         return _as_class(cls, value)
 
     def today(cls: type[Any]) -> Any:

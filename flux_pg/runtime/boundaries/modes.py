@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from uuid import UUID
 
 import msgspec
@@ -84,7 +84,9 @@ class Entry:
 Plain = tuple["BoundaryLog", str, str, Any]
 """A small value as it is kept: place, kind, name, value."""
 
-_SMALL = frozenset({int, float, datetime, date, UUID})
+_SMALL = frozenset({int, float, datetime, date, UUID, type(None)})
+_SIZED = frozenset({str, bytes})
+_SHORT = 64
 
 
 class Divergence(DivergenceError):
@@ -204,7 +206,12 @@ class Recording:
         except BaseException as error:
             self._keep_error(self._add(place, kind, name, request), error)
             raise
-        if type(value) in _SMALL and request is None and len(self.entries) < self._fast_entries:
+        kind_of: type[Any] = type(value)
+        if (
+            request is None
+            and (kind_of in _SMALL or (kind_of in _SIZED and len(cast(str, value)) <= _SHORT))
+            and len(self.entries) < self._fast_entries
+        ):
             # The path of every clock read: a tuple costs a fifth of an Entry.
             self.entries.append((place, kind, name, value))
             return value

@@ -40,7 +40,7 @@ def _install_system(patches: Patches) -> None:
         log = current_log.get()
         if log is None or not call_counts():
             return original(size)
-        return log.observe("random", "os.urandom", lambda: original(size), {"size": size})
+        return log.observe("random", f"os.urandom({size})", lambda: original(size))
 
     bound = bind(urandom, original, owner)
     patches.set(os, "urandom", bound)
@@ -55,8 +55,8 @@ def _install_getrandom(patches: Patches, owner: ShimModule, original: Callable[.
         log = current_log.get()
         if log is None or not call_counts():
             return original(size, flags)
-        request = {"size": size, "flags": flags}
-        return log.observe("random", "os.getrandom", lambda: original(size, flags), request)
+        label = f"os.getrandom({size}, {flags})"
+        return log.observe("random", label, lambda: original(size, flags))
 
     patches.set(os, "getrandom", bind(getrandom, original, owner))
 

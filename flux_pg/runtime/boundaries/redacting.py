@@ -23,7 +23,10 @@ def redact_entry(
     Returns `value` itself if there were none.
     """
     if kind == "environment":
-        return redactor.mark(value) if redactor.is_secret(name) else value
+        if redactor.is_secret(name):
+            return redactor.mark(value)
+        # DATABASE_URL and its like carry a password under an innocent name.
+        return redactor.url(value, found) if isinstance(value, str) and "://" in value else value
     if kind == "http" and isinstance(value, dict):
         return _redact_http(redactor, value, found)
     return _redact_encoded(redactor, value, found)

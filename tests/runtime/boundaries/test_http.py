@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[str]:
+def web() -> Iterator[str]:
     Handler.seen = []
     Handler.release = threading.Event()
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -262,10 +262,10 @@ def play(function: Callable[[str], Any], base: str, log: BoundaryLog) -> tuple[A
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_replay_serves_what_was_recorded_and_sends_nothing(
-    client: Callable[[str], Any], server: str
+    client: Callable[[str], Any], web: str
 ) -> None:
     log = BoundaryLog()
-    first, run = play(client, server, log)
+    first, run = play(client, web, log)
     log.close()
     assert log.incomplete == ()
     sent = len(Handler.seen)
@@ -277,7 +277,7 @@ def test_a_replay_serves_what_was_recorded_and_sends_nothing(
     Handler.release.set()
     serving = Serving(through_json(log.to_json()))
     log = BoundaryLog(serving)
-    second, run = play(client, server, log)
+    second, run = play(client, web, log)
     log.close()
     assert serving.first_divergence is None, serving.first_divergence
     assert second == first
@@ -286,7 +286,7 @@ def test_a_replay_serves_what_was_recorded_and_sends_nothing(
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_recording_does_not_change_a_result(client: Callable[[str], Any], server: str) -> None:
+def test_recording_does_not_change_a_result(client: Callable[[str], Any], web: str) -> None:
     def stable(values: Any) -> str:
         text = repr([v for v in values if type(v).__name__ != "timedelta"])
         dates = {h for h in text.split("'") if h.endswith(" GMT")}
@@ -294,9 +294,9 @@ def test_recording_does_not_change_a_result(client: Callable[[str], Any], server
             text = text.replace(date, "date")
         return text
 
-    outside = client(server)
+    outside = client(web)
     Handler.seen.clear()
-    inside, _ = play(client, server, BoundaryLog())
+    inside, _ = play(client, web, BoundaryLog())
     if client is with_httpx:
         # The boundary of its multipart form is random.
         outside[-5] = inside[-5] = None
@@ -367,7 +367,7 @@ async def async_calls(base: str) -> list[Any]:
     return seen
 
 
-async def test_async_httpx_is_recorded_and_served_in_parallel(server: str) -> None:
+async def test_async_httpx_is_recorded_and_served_in_parallel(web: str) -> None:
     from flux_pg.runtime.boundaries.tasks import ensure_task_paths
 
     ensure_task_paths()
@@ -375,7 +375,7 @@ async def test_async_httpx_is_recorded_and_served_in_parallel(server: str) -> No
     run = make_run(log)
     current_run.set(run)
     with running(log):
-        first = await async_calls(server)
+        first = await async_calls(web)
     log.close()
     assert log.incomplete == ()
     assert first[-1] is True
@@ -384,14 +384,14 @@ async def test_async_httpx_is_recorded_and_served_in_parallel(server: str) -> No
     for _ in range(2):
         serving = Serving(through_json(log.to_json()))
         with running(BoundaryLog(serving)):
-            assert await async_calls(server) == first
+            assert await async_calls(web) == first
         assert serving.first_divergence is None
     assert len(Handler.seen) == sent
 
 
-def test_another_request_than_recorded_diverges(server: str) -> None:
+def test_another_request_than_recorded_diverges(web: str) -> None:
     log = BoundaryLog()
-    play(lambda base: httpx.post(base + "/echo", json={"a": 1}), server, log)
+    play(lambda base: httpx.post(base + "/echo", json={"a": 1}), web, log)
     for change in (
         lambda base: httpx.post(base + "/echo", json={"a": 2}),
         lambda base: httpx.post(base + "/other", json={"a": 1}),
@@ -400,12 +400,12 @@ def test_another_request_than_recorded_diverges(server: str) -> None:
     ):
         serving = Serving(through_json(log.to_json()))
         with pytest.raises(Divergence):
-            play(change, server, BoundaryLog(serving))
+            play(change, web, BoundaryLog(serving))
         assert serving.first_divergence is not None
     assert len(Handler.seen) == 1
 
 
-def test_spans_show_requests_and_answers_without_secrets(server: str) -> None:
+def test_spans_show_requests_and_answers_without_secrets(web: str) -> None:
     def call(base: str) -> None:
         run = current_run.get()
         assert run is not None
@@ -419,11 +419,11 @@ def test_spans_show_requests_and_answers_without_secrets(server: str) -> None:
     def call_named(base: str) -> None:
         call(base + "/json?")
 
-    _, run = play(call, server, BoundaryLog())
+    _, run = play(call, web, BoundaryLog())
     spans = [span for span in run.spans if span.kind == "http"]
     for span in spans:
         assert "hunter2" not in json.dumps([span.input, span.output, span.attributes])
-    assert spans[0].name == f"POST {server[7:]}/gzip"
+    assert spans[0].name == f"POST {web[7:]}/gzip"
     assert spans[0].attributes is not None and spans[0].attributes["transaction_open"] is True
     assert spans[0].output["body"]["n"] == 1
     assert spans[0].input["body"]["user"] == "u"
@@ -431,7 +431,7 @@ def test_spans_show_requests_and_answers_without_secrets(server: str) -> None:
     assert "yes" in spans[2].input["body"]
     assert run.outside_calls == 4
     log = BoundaryLog()
-    play(call_named, server, log)
+    play(call_named, web, log)
     redactor = Redactor(key=b"k")
     document = json.dumps(log.to_json(lambda k, n, v: redact_entry(redactor, k, n, v)))
     assert "hunter2" not in document
@@ -447,7 +447,7 @@ def test_spans_show_requests_and_answers_without_secrets(server: str) -> None:
         assert not raw.startswith(b"\x1f\x8b") or b"hunter2" not in gzip.decompress(raw)
 
 
-def test_a_redacted_answer_diverges_and_a_redacted_header_does_not(server: str) -> None:
+def test_a_redacted_answer_diverges_and_a_redacted_header_does_not(web: str) -> None:
     redactor = Redactor(key=b"k")
 
     def redact(kind: str, name: str, value: Any) -> Any:
@@ -457,36 +457,36 @@ def test_a_redacted_answer_diverges_and_a_redacted_header_does_not(server: str) 
         return httpx.get(base + "/cookie?token=hunter2").text
 
     log = BoundaryLog()
-    first, _ = play(call, server, log)
+    first, _ = play(call, web, log)
     serving = Serving(through_json(log.to_json(redact)), redact)
-    assert play(call, server, BoundaryLog(serving))[0] == first
+    assert play(call, web, BoundaryLog(serving))[0] == first
     log = BoundaryLog()
-    play(lambda base: httpx.get(base + "/json").json(), server, log)
+    play(lambda base: httpx.get(base + "/json").json(), web, log)
     serving = Serving(through_json(log.to_json(redact)), redact)
     with pytest.raises(Divergence) as caught:
-        play(lambda base: httpx.get(base + "/json").json(), server, BoundaryLog(serving))
+        play(lambda base: httpx.get(base + "/json").json(), web, BoundaryLog(serving))
     assert caught.value.reason == "redacted"
 
 
-def test_a_large_answer_is_left_out_whole_and_said_to_be(server: str) -> None:
+def test_a_large_answer_is_left_out_whole_and_said_to_be(web: str) -> None:
     log = BoundaryLog(Recording(Limits(max_value_bytes=100)))
-    first, _ = play(lambda base: httpx.get(base + "/chunked").content, server, log)
+    first, _ = play(lambda base: httpx.get(base + "/chunked").content, web, log)
     assert len(first) > 100
     assert any("http httpx" in reason and "over 100 bytes" in reason for reason in log.incomplete)
     serving = Serving(through_json(log.to_json()))
     with pytest.raises(Divergence) as caught:
-        play(lambda base: httpx.get(base + "/chunked").content, server, BoundaryLog(serving))
+        play(lambda base: httpx.get(base + "/chunked").content, web, BoundaryLog(serving))
     assert caught.value.reason == "omitted"
 
 
-def test_a_header_of_the_users_own_is_kept(server: str) -> None:
+def test_a_header_of_the_users_own_is_kept(web: str) -> None:
     own = "00-11111111111111111111111111111111-2222222222222222-00"
-    play(lambda base: httpx.get(base + "/empty", headers={"traceparent": own}), server,
+    play(lambda base: httpx.get(base + "/empty", headers={"traceparent": own}), web,
          BoundaryLog())  # fmt: skip
     assert Handler.seen[0][2]["traceparent"] == own
 
 
-def test_reading_further_than_recorded_diverges(server: str) -> None:
+def test_reading_further_than_recorded_diverges(web: str) -> None:
     def read(pieces: int) -> Callable[[str], Any]:
         def call(base: str) -> Any:
             with httpx.stream("GET", base + "/chunked") as reply:
@@ -496,12 +496,12 @@ def test_reading_further_than_recorded_diverges(server: str) -> None:
         return call
 
     log = BoundaryLog()
-    first, _ = play(read(1), server, log)
+    first, _ = play(read(1), web, log)
     serving = Serving(through_json(log.to_json()))
-    assert play(read(1), server, BoundaryLog(serving))[0] == first
+    assert play(read(1), web, BoundaryLog(serving))[0] == first
     serving = Serving(through_json(log.to_json()))
     with pytest.raises(Divergence):
-        play(read(9), server, BoundaryLog(serving))
+        play(read(9), web, BoundaryLog(serving))
 
 
 def test_transports_that_stay_in_the_process_are_left_alone() -> None:
