@@ -51,12 +51,29 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return cls(type(error).__name__, "unexpected", message, trace=trace)
 
+    @property
+    def of_file(self) -> bool:
+        """Whether it is a function file that does not load."""
+        return self.type == LoadError.__name__
+
     def error(self) -> FluxError:
         """Return the exception that a command ends with."""
-        if self.type == "LoadError":
+        if self.of_file:
             return LoadError(self.message, self.hint, path=self.path, line=self.line)
         kind = _ERROR_TYPES.get(self.type, FluxError)
         return kind(self.message, self.hint, code=self.code)
+
+
+def summarize(problems: tuple[Problem, ...]) -> FluxError:
+    """Make one error of all that a worker reported; at least one is given."""
+    if len(problems) == 1:
+        return problems[0].error()
+    lines = [f"{one.path}:{one.line or 1}: {one.message}" for one in problems]
+    return UsageError(
+        f"{len(problems)} function files cannot be loaded:\n" + "\n".join(lines),
+        problems[0].hint,
+        code="load-error",
+    )
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):

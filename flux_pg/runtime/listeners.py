@@ -21,6 +21,9 @@ BACKLOG = 1024
 ORPHAN_PATIENCE_S = 5.0
 """How long to wait for the workers of a supervisor that was killed to let go of the port."""
 
+UNSEEN_PATIENCE_S = 0.5
+
+_WORKER = "a Flux worker"
 WORKER_MODULE = "flux_pg.runtime.worker"
 
 
@@ -38,16 +41,25 @@ async def open_listeners(host: str, port: int) -> list[socket.socket]:
         UsageError: the port is taken (naming by whom, if that can be seen), may not be bound, or
             the host is unknown.
     """
-    give_up_at = trio.current_time() + ORPHAN_PATIENCE_S
+    begun_at = trio.current_time()
     while True:
         try:
             return bind(host, port)
         except UsageError as error:
-            if error.code != "port-taken" or not _held_by_orphan(port):
-                raise
-            if trio.current_time() >= give_up_at:
+            waited_s = trio.current_time() - begun_at
+            if error.code != "port-taken" or waited_s >= _patience_s(port):
                 raise
         await trio.sleep(0.05)
+
+
+def _patience_s(port: int) -> float:
+    """How long a port's holders deserve to be waited for."""
+    holders = port_holders(port)
+    if not holders:
+        # Gone while we looked; or another user's, and then waiting does not help.
+        return UNSEEN_PATIENCE_S
+    # A worker whose supervisor lives is never the only holder.
+    return ORPHAN_PATIENCE_S if all(name == _WORKER for _, name in holders) else 0.0
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
@@ -133,10 +145,16 @@ def port_holders(port: int) -> list[tuple[int, str]]:
     for process in Path("/proc").glob("[0-9]*"):
         # Other users' processes cannot be looked into; any process may end while we look.
         with suppress(OSError):
-            links = {os.readlink(entry) for entry in (process / "fd").iterdir()}
-            if links & inodes:
+            if any(_link(entry) in inodes for entry in (process / "fd").iterdir()):
                 found.append((int(process.name), _describe(process)))
     return sorted(found)
+
+
+def _link(descriptor: Path) -> str:
+    try:
+        return os.readlink(descriptor)
+    except OSError:
+        return ""
 
 
 def _listening_inodes(table: str, port: int) -> list[str]:
@@ -155,14 +173,8 @@ def _listening_inodes(table: str, port: int) -> list[str]:
 def _describe(process: Path) -> str:
     arguments = (process / "cmdline").read_bytes().split(b"\0")
     if WORKER_MODULE.encode() in arguments:
-        return "a Flux worker"
+        return _WORKER
     name = (process / "comm").read_text().strip()
     if any(os.path.basename(argument) == b"flux" for argument in arguments[:3]):
         return "another flux"
     return name
-
-
-def _held_by_orphan(port: int) -> bool:
-    """Whether only workers hold the port, none of which has its supervisor any more."""
-    holders = port_holders(port)
-    return bool(holders) and all(name == "a Flux worker" for _, name in holders)

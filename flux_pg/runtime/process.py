@@ -100,6 +100,7 @@ class WorkerProcess:
         self.asked_to_end = False
         self.served = False
         self.stuck = False
+        self.given_up = False
         self._listeners = listeners
         self._hash_seed = hash_seed
         self._tuning = tuning
@@ -354,7 +355,9 @@ class WorkerProcess:
         else:
             status = self._process.returncode if self._process else None
             self.exit_reason = _exit_reason(status, self.problem)
-            write_reason(self.journal_path, f"{self} {self.exit_reason}")
+            # A worker that drained leaves a request only if the database took no record of it.
+            why = "ended before a record was written" if status == 0 else self.exit_reason
+            write_reason(self.journal_path, f"{self} {why}")
         self.exited.set()
         self._answered.set()
         self._serving.set()

@@ -16,7 +16,6 @@ the inner one owns the policy (keeping, reloading, watching) and is cancelled wh
 
 from __future__ import annotations
 
-import math
 import random
 import signal
 import socket
@@ -26,8 +25,8 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from flux_pg.config import Settings
-from flux_pg.errors import FluxError, LoadError, UsageError
-from flux_pg.runtime.control import Problem
+from flux_pg.errors import FluxError
+from flux_pg.runtime.control import Problem, summarize
 from flux_pg.runtime.events import (
     Draining,
     Listening,
@@ -43,6 +42,7 @@ from flux_pg.runtime.events import (
     WorkerStuck,
 )
 from flux_pg.runtime.listeners import open_listeners
+from flux_pg.runtime.places import Place
 from flux_pg.runtime.process import Tuning, WorkerProcess
 from flux_pg.runtime.recovery import Recovery
 from flux_pg.runtime.watch import watch_project
@@ -97,52 +97,6 @@ async def run_supervisor(
             listener.close()
 
 
-class Pauses:
-    """How long to wait before the next worker is started. Pure: time and chance are arguments."""
-
-    def __init__(self, tuning: Tuning) -> None:
-        self._tuning = tuning
-        self.failures = 0
-
-    def failed(self, lived_s: float, served: bool, chance: float) -> float:
-        """Count a worker that ended after `lived_s`; returns the pause in seconds.
-
-        The first one in a row is replaced at once. `chance` is from 0 to 1 and spreads the pause
-        over its second half, so that many nodes do not return to a database in step.
-        """
-        if lived_s >= self._tuning.stable_after_s:
-            self.failures = 0
-        self.failures += 1
-        if self.failures == 1:
-            return 0.0
-        longest_s = self._tuning.longest_delay_served_s if served else self._tuning.longest_delay_s
-        # Doubling for ever would overflow after a thousand failures.
-        doubled_s = self._tuning.first_delay_s * math.ldexp(1, min(self.failures - 2, 30))
-        return min(longest_s, doubled_s) * (0.5 + chance / 2)
-
-
-class _Place:
-    """One of the N places for a worker, and whether it needs a new one."""
-
-    def __init__(self, tuning: Tuning) -> None:
-        self.worker: WorkerProcess | None = None
-        self.lock = trio.Lock()
-        self.broken = trio.Event()
-        self.pauses = Pauses(tuning)
-        self.reason = ""
-        self.pause_s = 0.0
-
-    @property
-    def healthy(self) -> bool:
-        return self.worker is not None and self.worker.healthy
-
-    def fail(self, reason: str, lived_s: float, served: bool) -> None:
-        """Ask for a replacement."""
-        self.reason = reason
-        self.pause_s = self.pauses.failed(lived_s, served, random.random())
-        self.broken.set()
-
-
 class Supervisor:
     """A running supervisor. Made by `run_supervisor`."""
 
@@ -159,7 +113,7 @@ class Supervisor:
         self._listeners = listeners
         self._prepare = prepare
         self._tuning = tuning
-        self._places = [_Place(tuning) for _ in range(settings.workers)]
+        self._places = [Place(tuning) for _ in range(settings.workers)]
         self._workers: set[WorkerProcess] = set()
         self._started = 0
         self._hash_seed = _draw_hash_seed()
@@ -223,15 +177,15 @@ class Supervisor:
         """Start the first worker, then the others; returns whether there is anything to keep."""
         first, *others = self._places
         problems = await self._replace(first, partial=self._settings.dev)
-        if problems and not (self._settings.dev and all(_of_file(one) for one in problems)):
-            self._fatal = _summary(problems)
+        if problems and not (self._settings.dev and all(one.of_file for one in problems)):
+            self._fatal = summarize(problems)
             return False
         for place in others if not problems else ():
             if await self._replace(place, partial=self._settings.dev):
                 place.fail("did not start", 0, False)
         return True
 
-    async def _keep(self, place: _Place) -> None:
+    async def _keep(self, place: Place) -> None:
         """Give the place a new worker whenever it needs one."""
         while True:
             await place.broken.wait()
@@ -240,8 +194,10 @@ class Supervisor:
                 self._emit(RestartDelayed(place.pauses.failures, place.pause_s, place.reason))
                 await trio.sleep(place.pause_s)
             async with place.lock:
-                # A reload may have filled the place meanwhile.
-                if not place.healthy and await self._replace(place):
+                if place.worker is not None and place.worker.healthy:
+                    # A reload has filled the place meanwhile, or a blocked loop came back.
+                    place.worker.given_up = False
+                elif await self._replace(place):
                     place.fail("did not start", 0, False)
                 elif place.worker and place.worker.ready and self._is_foreign(place.worker):
                     # The code changed since the others were started: one deployment at a time.
@@ -282,7 +238,7 @@ class Supervisor:
         took_ms = round((time.monotonic() - begun_at) * 1000)
         self._emit(Reloaded(self._deployment, len(self._places), took_ms))
 
-    async def _replace(self, place: _Place, partial: bool = True) -> tuple[Problem, ...]:
+    async def _replace(self, place: Place, partial: bool = True) -> tuple[Problem, ...]:
         """Law 1. Returns why the place still has the worker that it had, nothing if it has not.
 
         Args:
@@ -296,11 +252,7 @@ class Supervisor:
         if not problems and not await worker.serve():
             problems = (Problem("WorkerDied", "worker-died", f"{worker} {worker.exit_reason}"),)
         if problems:
-            self._emit(
-                WorkerFailed(
-                    worker.number, worker.pid, problems, any(one.healthy for one in self._places)
-                )
-            )
+            self._emit(WorkerFailed(worker.number, worker.pid, problems, self._any_serves()))
             self._lasting.start_soon(worker.retire, 0.0)
             return problems
         before, place.worker = place.worker, worker
@@ -310,6 +262,9 @@ class Supervisor:
             # So that "reloaded" means that the next request runs the new code.
             await before.closed()
         return ()
+
+    def _any_serves(self) -> bool:
+        return any(place.worker is not None and place.worker.healthy for place in self._places)
 
     def _whole_serves(self) -> bool:
         return any(
@@ -361,7 +316,8 @@ class Supervisor:
         self._emit(WorkerExited(worker.number, worker.pid, worker.exit_reason, worker.asked_to_end))
         self._recovery.kick()
         for place in self._places:
-            if place.worker is worker and not self._end_wanted.is_set():
+            # One that was blocked has been given up before its end, and counts once.
+            if place.worker is worker and not (worker.given_up or self._end_wanted.is_set()):
                 place.fail(f"{worker} {worker.exit_reason}", worker.age_s, worker.served)
 
     def _on_stuck(self, worker: WorkerProcess) -> None:
@@ -436,19 +392,3 @@ class Supervisor:
 
 def _draw_hash_seed() -> int:
     return random.SystemRandom().randrange(1, 1 << 32)
-
-
-def _of_file(problem: Problem) -> bool:
-    return problem.type == LoadError.__name__
-
-
-def _summary(problems: tuple[Problem, ...]) -> FluxError:
-    """Make one error of what the first worker reported."""
-    if len(problems) == 1:
-        return problems[0].error()
-    lines = [f"{one.path}:{one.line or 1}: {one.message}" for one in problems]
-    return UsageError(
-        f"{len(problems)} function files cannot be loaded:\n" + "\n".join(lines),
-        problems[0].hint,
-        code="load-error",
-    )

@@ -22,8 +22,9 @@ from flux_pg.runtime.events import (
     WorkerStuck,
 )
 from flux_pg.runtime.journal import read_journal
+from flux_pg.runtime.places import Pauses
 from flux_pg.runtime.process import Tuning
-from flux_pg.runtime.supervisor import Pauses, run_supervisor
+from flux_pg.runtime.supervisor import run_supervisor
 from tests.runtime.processes import (
     QUICK,
     Events,
