@@ -275,7 +275,7 @@ class EmbeddedServer:
             if not _try_lock(fd, fcntl.LOCK_EX):
                 return False
             identity = self._forced_identity or identities.choose(
-                self.binaries.tool("postgres"), self.home / "identity.json"
+                self.binaries.tool("postgres"), self.home
             )
             cluster.make_data_dir(self.home, self.binaries, identity)
             cluster.write_access_files(self.home, self.binaries, identity)

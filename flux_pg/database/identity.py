@@ -57,8 +57,12 @@ class Identity:
         return asdict(self)
 
 
-def choose(postgres: Path, remembered: Path) -> Identity:
-    """Choose who runs `postgres`; the choice is kept in `remembered`, as trying costs 50 ms.
+def choose(postgres: Path, home: Path) -> Identity:
+    """Choose who runs `postgres` for the cluster in `home`.
+
+    As root, a data directory of an ordinary user stays that user's (`sudo flux ...` must not take
+    it away). Otherwise the first way that works is taken and kept in identity.json, as trying one
+    costs 50 ms.
 
     Raises:
         CannotRunAsRoot: No way works; the message holds what each attempt said.
@@ -66,11 +70,13 @@ def choose(postgres: Path, remembered: Path) -> Identity:
     me = os.geteuid()
     if me != 0 and _name(me) is not None:
         return Identity("self", _name(me) or "", me, os.getegid())
+    remembered = home / "identity.json"
     known = _read(remembered)
-    if known is not None and _works(known, postgres) is None:
+    owner = _owner_of(home)
+    if known is not None and not owner and _works(known, postgres) is None:
         return known
     failures = []
-    for candidate in candidates():
+    for candidate in [*owner, *candidates()]:
         problem = _works(candidate, postgres)
         if problem is None:
             remembered.write_text(json.dumps(candidate.as_json()))
@@ -80,6 +86,18 @@ def choose(postgres: Path, remembered: Path) -> Identity:
         f"Postgres cannot run as uid {me}: {'; '.join(failures) or 'there is no other user'}",
         "Run flux as an ordinary user, or set DATABASE_URL to a running server.",
     )
+
+
+def _owner_of(home: Path) -> list[Identity]:
+    """The ordinary user that the data directory belongs to, if there is one and we may be it."""
+    try:
+        found = (home / "data").stat()
+    except OSError:
+        return []
+    if os.geteuid() != 0 or found.st_uid == 0:
+        return []
+    name = _name(found.st_uid) or str(found.st_uid)
+    return [Identity("setuid", name, found.st_uid, found.st_gid)]
 
 
 def candidates() -> list[Identity]:

@@ -33,7 +33,7 @@ from typing import Any
 CANNOT_CHANGE_IDENTITY = 77
 POLL_S = 0.1
 STOP_PATIENCE_S = 60.0
-ORPHAN_PATIENCE_S = 5.0
+ORPHAN_PATIENCE_S = 1.0
 MAX_LOG_BYTES = 8 << 20
 
 _CLONE_NEWUSER = 0x10000000
@@ -116,6 +116,8 @@ class Keeper:
             self._clear_leftovers()
             code = self._run_once()
             if self._stop_requested or code >= 0:
+                with contextlib.suppress(OSError):
+                    Path(self._spec["socket_dir"]).rmdir()  # perhaps it lies in /tmp
                 return max(code, 0)
             self._say(f"postgres was killed by signal {-code}; starting it again")
 
@@ -185,28 +187,28 @@ class Keeper:
         with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
             lines = pid_file.read_text().splitlines()
             pid = abs(int(lines[0]))
-            orphans = _processes_in(self._data_dir)
-            self._end_orphans(pid, orphans)
-            if pid_file.exists() and _is_alive(pid) and orphans is not None:
+            self._end_orphans(pid)
+            if pid_file.exists() and _is_alive(pid):
                 lines[0] = str(os.getpid())
                 pid_file.write_text("\n".join(lines) + "\n")
         for name in (".s.PGSQL.5432", ".s.PGSQL.5432.lock"):
             with contextlib.suppress(FileNotFoundError):
                 (Path(self._spec["socket_dir"]) / name).unlink()
 
-    def _end_orphans(self, postmaster: int, orphans: list[int] | None) -> None:
-        if orphans is None:  # no /proc: trust the pid file, as pg_ctl does
-            orphans = []
+    def _end_orphans(self, postmaster: int) -> None:
+        orphans = _orphans(self._data_dir, postmaster)
         if not orphans:
             return
         self._say(f"ending orphaned postgres processes {orphans}")
         if postmaster in orphans:
             os.kill(postmaster, signal.SIGINT)
+        # Backends without a postmaster end by themselves at their next wait. One that computes has
+        # no such moment; killing it is no worse than the crash that recovery mends anyway.
         patience_s = STOP_PATIENCE_S if postmaster in orphans else ORPHAN_PATIENCE_S
         deadline = time.monotonic() + patience_s
-        while time.monotonic() < deadline and _processes_in(self._data_dir):
-            time.sleep(0.05)
-        for pid in _processes_in(self._data_dir) or []:
+        while time.monotonic() < deadline and _orphans(self._data_dir, postmaster):
+            time.sleep(0.02)
+        for pid in _orphans(self._data_dir, postmaster):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -219,10 +221,18 @@ def _stop(server: subprocess.Popen[bytes]) -> int:
     return server.wait()
 
 
-def _processes_in(data_dir: Path) -> list[int] | None:
-    """Postgres processes working in the data directory; None where /proc is missing."""
-    if not Path("/proc/self/cwd").exists():
-        return None
+def _orphans(data_dir: Path, postmaster: int) -> list[int]:
+    """Postgres processes left over from an earlier run of this data directory."""
+    if Path("/proc/self/cwd").exists():
+        return processes_in(data_dir)
+    name = subprocess.run(
+        ["ps", "-p", str(postmaster), "-o", "comm="], capture_output=True, text=True, check=False
+    ).stdout
+    return [postmaster] if "postgres" in name else []
+
+
+def processes_in(data_dir: Path) -> list[int]:
+    """Postgres processes that work in the data directory, as /proc shows them."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -118,7 +118,7 @@ def state_dir(empty_cluster: Path, tmp_path: Path) -> Iterator[Path]:
     state = tmp_path / ".flux"
     shutil.copytree(empty_cluster, state, ignore=shutil.ignore_patterns("run", "log"))
     yield state
-    left = keeper._processes_in(state / "postgres" / "data") or []
+    left = keeper.processes_in(state / "postgres" / "data")
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left, "a server was leaked"
@@ -247,6 +247,36 @@ def test_a_killed_postmaster_is_started_again_without_loss(state_dir):
         assert postmaster_pid(server) != first
 
 
+def test_a_busy_backend_does_not_keep_a_killed_server_from_coming_back(state_dir):
+    loop = """
+        import psycopg, sys
+        conn = psycopg.connect(sys.argv[1], autocommit=True)
+        print(conn.info.backend_pid, flush=True)
+        conn.execute("do $$ begin loop end loop; end $$")
+    """
+    with EmbeddedServer(state_dir) as server:
+        with subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(loop), server.dsn("postgres", "postgres")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as busy:
+            pid = int(busy.stdout.readline())
+            eventually(
+                lambda: (
+                    query(server, f"select state from pg_stat_activity where pid = {pid}")
+                    == "active"
+                ),
+                "the backend computes",
+            )
+            # It never waits, so it never notices that its postmaster is gone.
+            os.kill(postmaster_pid(server), signal.SIGKILL)
+            assert busy.wait(DEADLINE_S) != 0
+        eventually(lambda: not is_alive(pid), "the orphan ends")
+        server.start_sync()
+        assert query(server, "select 1") == 1
+
+
 def test_everything_killed_at_once_recovers_at_the_next_start(state_dir):
     server = EmbeddedServer(state_dir)
     with Owner(state_dir) as other:
@@ -267,6 +297,7 @@ def test_a_pid_file_whose_pid_now_belongs_to_another_process_does_not_block(stat
     lines = text.splitlines()
     lines[0] = str(os.getpid())
     (server.data_dir / "postmaster.pid").write_text("\n".join(lines) + "\n")
+    socket_dir.mkdir(exist_ok=True)
     (socket_dir / ".s.PGSQL.5432.lock").write_text("\n".join(lines[:5]) + "\n")
     with server:
         assert query(server, "select 1") == 1
@@ -415,6 +446,19 @@ def test_an_ordinary_user_can_run_it(uid):
 
 
 @needs_root
+def test_root_leaves_the_data_to_the_user_they_belong_to():
+    uid = 65534
+    with tempfile.TemporaryDirectory(prefix="flux-test-") as home:
+        os.chown(home, uid, uid)
+        for starter in (uid, 0, uid):
+            prefix = (lambda argv: as_user(uid, argv)) if starter else list
+            with Owner(Path(home), prefix=prefix) as other:
+                assert "host=" in other.dsn(), f"started by uid {starter}"
+                assert (Path(home) / "postgres" / "data").stat().st_uid == uid
+                assert other.leave() == 0
+
+
+@needs_root
 def test_no_other_user_of_the_machine_can_connect(state_dir):
     code = "import psycopg, sys; psycopg.connect(sys.argv[1])"
     with EmbeddedServer(state_dir) as server:
@@ -438,7 +482,7 @@ def test_when_no_identity_works_the_error_names_each_attempt(tmp_path, monkeypat
     false.write_text("#!/bin/sh\necho no namespaces here >&2\nexit 1\n")
     false.chmod(0o755)
     with pytest.raises(CannotRunAsRoot, match="userns as daemon: ") as caught:
-        choose(false, tmp_path / "identity.json")
+        choose(false, tmp_path)
     assert "DATABASE_URL" in caught.value.hint
 
 
@@ -470,9 +514,9 @@ def test_an_unsuitable_explicit_directory_is_named(tmp_path):
 
 def test_nothing_listens_on_tcp(state_dir):
     with EmbeddedServer(state_dir) as server:
-        pids = keeper._processes_in(server.data_dir)
+        pids = keeper.processes_in(server.data_dir)
         inodes = set()
-        for pid in pids or []:
+        for pid in pids:
             for fd in Path(f"/proc/{pid}/fd").iterdir():
                 if (link := os.readlink(fd)).startswith("socket:"):
                     inodes.add(link[8:-1])
