@@ -4,16 +4,19 @@
 do $$
 declare
     v_runtime constant text[] := array[
-        'begin_request', 'record_request', 'continue_request', 'complete_request',
+        'begin_request', 'ensure_partitions', 'record_request', 'continue_request', 'complete_request',
         'record_refusals', 'count_refusals', 'record_crashed', 'register_deployment',
-        'collect_attempted', 'record_attempted', 'redaction_key', 'record_migration'
+        'collect_attempted', 'record_attempted', 'recorded_outcome', 'redaction_key', 'record_migration',
+        'tick_snapshot', 'make_partitions'
     ];
     v_reader constant text[] := array[
         'span_hex', 'uuid_floor', 'trace', 'why', 'history', 'blame', 'state_at', 'verify',
         'iso_time', 'shell_word', 'resolve_request', 'spans_json', 'mutations_json', 'cause_span',
         'last_success', 'function_place', 'previous_writers', 'suggest_commands',
         'decode_key', 'decode_row', 'decode_image', 'decode_elements', 'split_record',
-        'changed_ids', 'column_names', 'blame_from_log', 'read_live_row', 'live_row_condition'
+        'changed_ids', 'column_names', 'blame_from_log', 'read_live_row', 'live_row_condition',
+        'find_snapshot', 'undo_plan', 'undo_rows', 'undo_keyless', 'pick_images', 'shape_before',
+        'state_before', 'shorten_key', 'digest_key', 'name_row'
     ];
     -- Whoever owns a table may have it recorded; these ask whether he does.
     v_public constant text[] := array[
@@ -22,7 +25,7 @@ declare
         'is_schema_tracked', 'forget_missing', 'new_partitions', 'detached_partitions',
         'note_partitions', 'end_tracking', 'untrack_partition', 'truncate_plan',
         'record_truncated_row', 'record_truncate', 'note_partition_move', 'track_new_tables',
-        'forget_dropped_tables'
+        'forget_dropped_tables', 'prune'
     ];
     v_readable constant text[] := array[
         'executions', 'spans', 'mutations', 'deployments', 'migrations', 'redactions',

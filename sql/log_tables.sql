@@ -219,14 +219,14 @@ create table flux.column_owners (
     constraint column_owners_pkey primary key (table_id, key, column_id)
 );
 comment on table flux.column_owners is
-    'Who wrote each column last, for rows whose mutations were pruned or are very many.';
+    'Who wrote each column last, of rows whose mutations were pruned.';
 comment on column flux.column_owners.table_id is 'The tracked table.';
 comment on column flux.column_owners.key is 'The row, as in mutation_log.';
-comment on column flux.column_owners.column_id is 'The column; 0 says up to where the row was rolled up.';
-comment on column flux.column_owners.seq is 'The owning mutation; for column 0 the last one taken in.';
+comment on column flux.column_owners.column_id is 'The column.';
+comment on column flux.column_owners.seq is 'The owning mutation.';
 comment on column flux.column_owners.at is 'When it was written.';
 comment on column flux.column_owners.xid is 'The owning transaction.';
-comment on column flux.column_owners.op is 'INSERT or UPDATE, as I or U; for column 0 the last op.';
+comment on column flux.column_owners.op is 'INSERT or UPDATE, as I or U.';
 comment on column flux.column_owners.shape_id is 'Shape of the image.';
 comment on column flux.column_owners.request_id is 'The owning request.';
 comment on column flux.column_owners.span_id is 'Its span.';
@@ -245,6 +245,11 @@ comment on table flux.partition_moves is 'Rows that are on their way to another 
 comment on column flux.partition_moves.xid is 'Transaction.';
 comment on column flux.partition_moves.relation is 'Partition that the row leaves.';
 comment on column flux.partition_moves.tid is 'Where it stood.';
+
+create type flux.row_image as (key text, images text[]);
+comment on type flux.row_image is 'A row: its name in the log, and the images of its columns.';
+comment on column flux.row_image.key is 'Its name in the log.';
+comment on column flux.row_image.images is 'Images of its columns.';
 
 insert into flux.settings (name, value, description) values
     ('tracked_schemas', '["public"]', 'Schemas whose new tables are tracked.'),

@@ -5,6 +5,7 @@ as $$
 declare
     v_table record;
 begin
+    perform flux.begin_epoch();
     for v_table in
         select t.table_id
         from flux.tracked_tables as t

@@ -9,6 +9,7 @@ declare
 begin
     perform flux.refuse_untrackable(p_relation);
     perform flux.require_owner(p_relation);
+    perform flux.begin_epoch();
     select n.nspname::text as schema_name, c.relname::text as table_name into v_class
     from pg_class as c
     join pg_namespace as n on n.oid = c.relnamespace

@@ -1,7 +1,8 @@
 -- The tail of every request: sent in one message with COMMIT. Typed arguments rather than one JSON
 -- document, because taking thirty fields out of JSON costs more than the insert.
 -- A request without effects need not wait for the disk (law 1); whether it had some is asked here,
--- before this insert draws a transaction id itself.
+-- before this insert draws a transaction id itself. What failed committed nothing: it is recorded in a
+-- transaction that has other effects (its caller's), or none.
 create function flux.record_request(
     p_request_id uuid,
     p_trace_id uuid,
@@ -52,7 +53,7 @@ begin
         p_kind, p_function, p_method, p_path, p_input, p_client_request_id, p_principal,
         p_started_at, p_duration_us, p_state, p_outcome, p_status_code, p_response, p_error,
         p_runtime, p_deployment_id, p_attempt, p_replay_of, p_snapshot,
-        case when v_xid is null then '{}' else array[v_xid] end,
+        case when v_xid is null or p_outcome <> 'ok' then '{}' else array[v_xid] end,
         p_boundaries, p_incomplete_reason is null, p_incomplete_reason
     );
     if p_spans is not null then

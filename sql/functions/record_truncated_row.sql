@@ -2,7 +2,9 @@
 -- it is called by record_truncate() and nothing else (from an assignment: only then does the caller's
 -- own line stand second in the context, where no text of an attacker's can stand in for it). What it writes about the writer is true
 -- whatever he passes.
-create function flux.record_truncated_row(p_table_id integer, p_parts text[], p_images text[])
+create function flux.record_truncated_row(
+    p_table_id integer, p_parts text[], p_images text[], p_place tid
+)
 returns boolean
 language plpgsql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
@@ -34,12 +36,12 @@ begin
         insert into flux.tracking_gaps (table_id, reason) values (p_table_id, 'truncated');
     end if;
     insert into flux.mutation_log (
-        seq, at, xid, mask, span_id, request_id, table_id, shape_id, op, key, key_text,
-        session_name, role_name, application_name, client_addr, old
+        seq, at, xid, mask, span_id, request_id, table_id, shape_id, op, previous_tid,
+        key, key_text, session_name, role_name, application_name, client_addr, old
     ) values (
         nextval('flux.mutation_seq'), clock_timestamp(), pg_current_xact_id(), 0,
         nullif(current_setting('flux.span_id', true), '')::bigint, v_request, p_table_id,
-        v_shape.shape_id, case when v_images is null then 'X' else 'T' end, v_key.key,
+        v_shape.shape_id, case when v_images is null then 'X' else 'T' end, p_place, v_key.key,
         v_key.key_text, session_user::text, nullif(current_setting('role'), 'none'),
         case when v_request is null then current_setting('application_name') end,
         case when v_request is null then inet_client_addr() end, v_images
@@ -47,5 +49,5 @@ begin
     return true;
 end
 $$;
-comment on function flux.record_truncated_row(integer, text[], text[]) is
+comment on function flux.record_truncated_row(integer, text[], text[], tid) is
     'Writes that a TRUNCATE took a row; with null images, that it took rows which were not kept.';

@@ -42,7 +42,7 @@ begin
     );
     query := 'select ' || coalesce(flux.key_parts_expression('t', v_shape), 'null::text[]')
         || ' as key_parts, array[' || flux.images_expression('t', v_shape)
-        || ']::text[] as images from only $part$ as t';
+        || ']::text[] as images, t.ctid as place from only $part$ as t';
 end
 $$;
 comment on function flux.truncate_plan(oid) is

@@ -35,12 +35,12 @@ begin
         exit when v_left < 0;
     end loop;
     if v_left < 0 then
-        v_done := flux.record_truncated_row(v_plan.table_id, null, null);
+        v_done := flux.record_truncated_row(v_plan.table_id, null, null, null);
         return null;
     end if;
     foreach v_part in array v_plan.parts loop
         for v_row in execute replace(v_plan.query, '$part$', v_part::regclass::text) loop
-            v_done := flux.record_truncated_row(v_plan.table_id, v_row.key_parts, v_row.images);
+            v_done := flux.record_truncated_row(v_plan.table_id, v_row.key_parts, v_row.images, v_row.place);
         end loop;
     end loop;
     return null;

@@ -1,0 +1,187 @@
+"""The order of seq is the order of the changes to a row, whatever fired first."""
+
+from __future__ import annotations
+
+import threading
+
+import psycopg
+import pytest
+
+from tests.sql.log import Log
+
+
+def chain(log: Log, table: str, pk: str) -> list[str]:
+    """Replay a row's history and return its ops; fails if a change does not fit the one before."""
+    row: dict[str, object] | None = None
+    ops = []
+    for version in log.history(table, pk):
+        op = version["op"]
+        if op == "INSERT":
+            assert row is None, f"{version} after {row}"
+            row = dict(version["new"])
+        else:
+            assert row is not None, f"{version} without a row"
+            assert {k: row[k] for k in version["old"]} == version["old"], f"{version} after {row}"
+            row = row | version["new"] if op == "UPDATE" else None
+        ops.append(op)
+    live = log.value(f"select to_jsonb(t) from {table} as t where id = %s", [int(pk)])
+    assert row == live
+    return ops
+
+
+# Names sort before and after the recorder's: whichever fires first must not matter.
+@pytest.mark.parametrize("name", ["aaa", "zzz"])
+def test_a_trigger_that_updates_the_inserted_row(log: Log, name: str) -> None:
+    log.run(
+        "create table t (id int primary key, a int)",
+        """create function f() returns trigger language plpgsql as
+        'begin update t set a = a + 1 where id = new.id; return null; end'""",
+        f"create trigger {name} after insert on t for each row execute function f()",
+        "insert into t values (1, 1), (2, 1)",
+    )
+    assert chain(log, "t", "1") == ["INSERT", "UPDATE"]
+    assert chain(log, "t", "2") == ["INSERT", "UPDATE"]
+    assert log.blame("t", "1")["a"]["op"] == "UPDATE"
+
+
+@pytest.mark.parametrize("name", ["aaa", "zzz"])
+def test_a_trigger_that_updates_other_rows_of_the_statement(log: Log, name: str) -> None:
+    log.run(
+        "create table t (id int primary key, a int)",
+        """create function f() returns trigger language plpgsql as
+        'begin update t set a = a + new.id; return null; end'""",
+        f"create trigger {name} after insert on t for each row execute function f()",
+        "insert into t select i, 0 from generate_series(1, 5) as i",
+    )
+    for pk in "12345":
+        assert chain(log, "t", pk) == ["INSERT", *["UPDATE"] * 5]
+
+
+@pytest.mark.parametrize("name", ["aaa", "zzz"])
+def test_a_trigger_that_deletes_and_inserts_again(log: Log, name: str) -> None:
+    log.run(
+        "create table t (id int primary key, a int)",
+        """create function f() returns trigger language plpgsql as $$
+        begin
+            if pg_trigger_depth() = 1 then
+                delete from t where id = new.id;
+                insert into t values (new.id, new.a + 10);
+                update t set a = a + 1 where id = new.id;
+            end if;
+            return null;
+        end $$""",
+        f"create trigger {name} after insert or update on t for each row execute function f()",
+        "insert into t values (1, 1), (2, 2)",
+        "update t set a = 5",
+    )
+    expected = ["INSERT", "DELETE", "INSERT", "UPDATE"]
+    assert chain(log, "t", "1") == expected + ["UPDATE", "DELETE", "INSERT", "UPDATE"]
+
+
+@pytest.mark.parametrize("name", ["aaa", "zzz"])
+def test_a_trigger_that_takes_the_key_of_a_deleted_row(log: Log, name: str) -> None:
+    log.run(
+        "create table t (id int primary key, a int)",
+        """create function f() returns trigger language plpgsql as $$
+        begin
+            insert into t values (1, old.a), (2, old.a) on conflict do nothing;
+            return null;
+        end $$""",
+        "insert into t values (1, 1), (2, 2)",
+        "update t set a = a + 1",
+        f"create trigger {name} after delete on t for each row execute function f()",
+        "delete from t",
+    )
+    assert chain(log, "t", "1") == ["INSERT", "UPDATE", "DELETE", "INSERT"]
+    assert chain(log, "t", "2") == ["INSERT", "UPDATE", "DELETE", "INSERT"]
+    with log.conn.transaction():
+        log.run("update t set a = 100 where id = 1", "delete from t")
+    assert chain(log, "t", "1")[4:] == ["UPDATE", "DELETE", "INSERT"]
+
+
+@pytest.mark.parametrize("name", ["aaa", "zzz"])
+def test_a_trigger_that_takes_the_key_another_row_gave_up(log: Log, name: str) -> None:
+    log.run(
+        "create table t (id int primary key, a int)",
+        """create function f() returns trigger language plpgsql as $$
+        begin
+            insert into t values (old.id, 7);
+            update t set a = 8 where id = old.id;
+            return null;
+        end $$""",
+        "insert into t values (1, 1)",
+        f"""create trigger {name} after update of id on t for each row
+        when (old.id <> new.id) execute function f()""",
+        "update t set id = 2",
+    )
+    assert log.blame("t", "1")["a"]["value"] == 8
+    assert log.blame("t", "2")["a"]["value"] == 1
+    assert [h["op"] for h in log.history("t", "2")] == ["INSERT", "UPDATE"]
+    ops = [(h["op"], h["pk"]["id"]) for h in log.history("t", "1")]
+    assert ops == [("INSERT", 1), ("UPDATE", 2), ("INSERT", 1), ("UPDATE", 1)]
+
+
+def test_a_function_that_writes_inside_the_statement(log: Log) -> None:
+    log.run(
+        "create table t (id int primary key, a int)",
+        """create function f(p int) returns int language plpgsql volatile as $$
+        begin update t set a = a + 1 where id < p; return p; end $$""",
+        "insert into t select f(i), 0 from generate_series(1, 3) as i",
+    )
+    assert chain(log, "t", "1") == ["INSERT", "UPDATE", "UPDATE"]
+    assert chain(log, "t", "2") == ["INSERT", "UPDATE"]
+
+
+def test_savepoints_that_are_rolled_back_leave_no_trace(log: Log) -> None:
+    log.run("create table t (id int primary key, a int)", "insert into t values (1, 1)")
+    with log.conn.transaction():
+        log.run("update t set a = 2", "savepoint s", "update t set a = 3", "delete from t")
+        log.run("rollback to s", "update t set a = 4")
+    assert chain(log, "t", "1") == ["INSERT", "UPDATE", "UPDATE"]
+
+
+def test_keys_that_are_shifted_in_one_statement(log: Log) -> None:
+    log.run(
+        "create table t (id int primary key deferrable, a int)",
+        "insert into t select i, i from generate_series(1, 5) as i",
+        "update t set id = id + 1",
+        "update t set id = id - 1",
+        "update t set id = id + 1, a = a * 10",
+        "update t set a = a + 1",
+    )
+    for i in range(2, 7):
+        assert log.blame("t", str(i))["a"]["value"] == (i - 1) * 10 + 1
+        assert [h["op"] for h in log.history("t", str(i))][-1] == "UPDATE"
+        ops = [h for h in log.history("t", str(i)) if h["op"] == "INSERT"]
+        assert ops[0]["new"]["a"] in (i - 1, i)
+
+
+def test_concurrent_writers_of_one_row_are_logged_in_their_order(log: Log) -> None:
+    log.run("create table t (id int primary key, a int)", "insert into t values (1, 0)")
+
+    def write() -> None:
+        with psycopg.connect(log.database.admin, autocommit=True) as conn:
+            for _ in range(50):
+                conn.execute("update t set a = a + 1")
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert chain(log, "t", "1") == ["INSERT", *["UPDATE"] * 200]
+    assert log.value("select a from t") == 200
+
+
+def test_commits_out_of_order_are_told_apart_by_visibility(log: Log) -> None:
+    log.run(
+        "create table t (id int primary key, a int)",
+        "insert into t values (1, 1), (2, 1)",
+    )
+    with psycopg.connect(log.database.admin) as slow:
+        slow.execute("update t set a = 2 where id = 1")
+        log.run("update t set a = 3 where id = 2", "select flux.tick_snapshot()")
+        at = log.value("select clock_timestamp()")
+    log.run("update t set a = 4")
+    found = log.rows("select row from flux.state_at('t', %s)", [at])
+    assert sorted((r["row"]["id"], r["row"]["a"]) for r in found) == [(1, 1), (2, 3)]
