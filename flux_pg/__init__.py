@@ -1,14 +1,50 @@
 """Flux: a backend runtime that records every execution in Postgres."""
 
-from importlib.metadata import PackageNotFoundError, version
+from __future__ import annotations
 
-try:
-    __version__ = version("flux-pg")
-except PackageNotFoundError:  # a source tree that was not installed
-    __version__ = "0.0.0"
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from .gateway.bodies import UploadedFile as UploadedFile
-from .runtime.context import Context as Context
-from .runtime.context import HttpError as HttpError
-from .runtime.context import Response as Response
-from .runtime.registry import define_function as define_function
+if TYPE_CHECKING:
+    from .gateway.bodies import UploadedFile as UploadedFile
+    from .runtime.context import Context as Context
+    from .runtime.context import HttpError as HttpError
+    from .runtime.context import Response as Response
+    from .runtime.registry import define_function as define_function
+
+    __version__: str
+
+# Loaded when they are first asked for: a function file needs all of them, but `flux trace` none,
+# and they would double the time it takes to start.
+_HOMES = {
+    "Context": "runtime.context",
+    "HttpError": "runtime.context",
+    "Response": "runtime.context",
+    "UploadedFile": "gateway.bodies",
+    "define_function": "runtime.registry",
+}
+
+__all__ = ["Context", "HttpError", "Response", "UploadedFile", "define_function"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("flux-pg")
+    except PackageNotFoundError:  # a source tree that was not installed
+        return "0.0.0"
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES, "__version__"])

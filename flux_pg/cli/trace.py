@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 import click
@@ -46,7 +45,9 @@ def trace(scope: Scope, request: str, slow: str | None, flame: bool, otlp: bool)
     if scope.as_json:
         scope.emit_json(document)
     elif otlp:
-        scope.emit_json(otlp_export.export(document, version("flux-pg")))
+        from flux_pg import __version__
+
+        scope.emit_json(otlp_export.export(document, __version__))
     elif flame:
         scope.emit(flame_graph.render(tree_of(document), headline(document, Style(False))))
     else:
