@@ -18,8 +18,9 @@ import trio
 from ...records import ErrorRecord
 from .bodies import header, show_body
 from .encoding import decode_error, encode, encode_error
-from .modes import Divergence, Recording
+from .modes import Recording
 from .originals import perf_counter_ns
+from .serving import Divergence, Serving
 
 if TYPE_CHECKING:
     from ...records import SpanRecord
@@ -288,8 +289,7 @@ class Exchange:
         """A divergence at this exchange; noted by the mode."""
         described = {"kind": "http", "request": {"method": self._method, "url": self._url}}
         divergence = Divergence(self._key, described, {**described, "now": now}, reason)
-        note = getattr(self._mode, "_diverge", None)
-        return note(divergence) if note is not None else divergence
+        return self._mode.diverge(divergence) if isinstance(self._mode, Serving) else divergence
 
 
 def text_pairs(raw: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -12,8 +12,8 @@ from typing import Any
 
 from .http_client import ConnectFailure, ServedSocket
 from .log import current_log, suspended
-from .modes import Serving
 from .patching import Patches, disguise
+from .serving import Serving
 
 _CONNECT = "urllib3.connect"
 

@@ -11,7 +11,7 @@ import pytest
 
 from flux_pg.runtime.boundaries.install import install_shims, remove_shims
 from flux_pg.runtime.boundaries.log import BoundaryLog, current_log
-from flux_pg.runtime.boundaries.modes import Serving
+from flux_pg.runtime.boundaries.serving import Serving
 
 
 @pytest.fixture(autouse=True)

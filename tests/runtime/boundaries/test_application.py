@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from flux_pg.runtime.boundaries.log import BoundaryLog
-from flux_pg.runtime.boundaries.modes import Serving
+from flux_pg.runtime.boundaries.serving import Serving
 from flux_pg.runtime.boundaries.tasks import ensure_task_paths
 from tests.conftest import Database
 from tests.runtime.application import open_project
@@ -66,6 +68,9 @@ async def test_the_record_holds_the_users_boundaries_and_serves_them(
     tmp_path: Path, database: Database, web: str, monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("FLUX_TEST_API_KEY", "hunter2")
+    with psycopg.connect(database.superuser) as conn:
+        # As on a server that has been up: making partitions locks what requests write to.
+        conn.execute("select flux.ensure_partitions()")
     async with open_project(tmp_path, database, FUNCTIONS) as harness:
         reply = await harness.call("only_database")
         assert reply.outcome == "ok", reply.body

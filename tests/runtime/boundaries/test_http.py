@@ -24,8 +24,9 @@ import urllib3
 
 from flux_pg.records import FunctionSpec, Invocation
 from flux_pg.runtime.boundaries.log import BoundaryLog
-from flux_pg.runtime.boundaries.modes import Divergence, Limits, Recording, Serving
+from flux_pg.runtime.boundaries.modes import Limits, Recording
 from flux_pg.runtime.boundaries.redacting import redact_entry
+from flux_pg.runtime.boundaries.serving import Divergence, Serving
 from flux_pg.runtime.redaction import Redactor
 from flux_pg.runtime.run import Run, current_run
 

@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from flux_pg.runtime.boundaries.log import BoundaryLog, current_log, span_place, suspended
-from flux_pg.runtime.boundaries.modes import Serving
+from flux_pg.runtime.boundaries.serving import Serving
 from flux_pg.runtime.boundaries.tasks import ensure_task_paths
 
 from .conftest import running, through_json

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from flux_pg.runtime.boundaries import originals
 from flux_pg.runtime.boundaries.install import install_shims, remove_shims
 from flux_pg.runtime.boundaries.log import BoundaryLog, suspended
-from flux_pg.runtime.boundaries.modes import Divergence, Limits, Recording, Serving
+from flux_pg.runtime.boundaries.modes import Limits, Recording
+from flux_pg.runtime.boundaries.serving import Divergence, Serving
 
 from .conftest import record_and_serve, running, through_json
 
