@@ -145,7 +145,8 @@ def changes_since_success(document: Document) -> list[str]:
     elif good.get("commit") and now:
         dirty = " (files not committed)" if place.get("dirty") or good.get("dirty") else ""
         lines.append(f"commit      the same, {now[:10]}{dirty}")
-    lines += [f"input       {text}" for text in shape_changes(good.get("input"), document["input"])]
+    given = good.get("input"), document["input"]
+    lines += [f"input       {text}" for text in shape_changes(*given) + value_changes(*given)]
     took, before = document.get("duration_us"), good.get("duration_us")
     if took is not None and before is not None:
         lines.append(f"duration    {duration(before)} → {duration(took)}")
@@ -170,6 +171,20 @@ def shape_changes(before: Any, now: Any, path: str = "", depth: int = 0) -> list
     if _type(before) != _type(now):
         where = path or "it"
         return [f"{where} was {_type(before)}, is {_type(now)}: {show(now, 40)}"]
+    return []
+
+
+def value_changes(before: Any, now: Any, path: str = "", limit: int = 5) -> list[str]:
+    """Return which values of an input of the same shape differ, at most `limit` lines."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        lines: list[str] = []
+        for key in before:
+            if key in now and len(lines) < limit:
+                inner = f"{path}.{clean(str(key))}" if path else clean(str(key))
+                lines += value_changes(before[key], now[key], inner, limit - len(lines))
+        return lines
+    if _type(before) == _type(now) and before != now:
+        return [f"{path or 'it'}: {show(before, 30)} → {show(now, 30)}"]
     return []
 
 

@@ -103,6 +103,7 @@ class TextLog:
         self._url = ""
         self._welcomed = False
         self._feed: Feed | None = None
+        self._routes: list[tuple[str, str, str]] = []
 
     def note(self, text: str) -> None:
         """Show progress."""
@@ -140,8 +141,9 @@ class TextLog:
                 self._problems(event.problems)
                 if not serving:
                     self.note("waiting for a change of the files")
-            case events.Reloaded(took_ms=took):
+            case events.Reloaded(took_ms=took, deployment=deployment):
                 self._say(f"{style.good('reloaded')} {style.dim(f'in {took} ms')}")
+                self._changed_routes(deployment)
             case events.ReloadFailed():
                 self._problems(event.problems)
                 self.note("the version before goes on")
@@ -196,8 +198,9 @@ class TextLog:
         name = style.strong(settings.project_name)
         self._say(f"  {style.good('●')} {verb}  {name}  {style.accent(self._url)}")
         self._say("")
-        for route in self._routes(ready):
-            self._say(f"    {route}")
+        self._routes = self._read_routes(ready.deployment)
+        for line in self._lines(self._routes):
+            self._say(f"    {line}")
         if not ready.functions:
             self._say(style.warn("    no functions: put one into functions/NAME.py"))
         took = time.monotonic() - self._began
@@ -206,14 +209,31 @@ class TextLog:
         self._say("")
         self._problems(ready.problems)
 
-    def _routes(self, ready: events.WorkerReady) -> list[str]:
-        """Return a line per function: method, path, where it is defined."""
-        functions = self._deployed(ready.deployment)
-        width = max((len(f.get("path") or "") for f in functions), default=0)
+    def _changed_routes(self, deployment: str) -> None:
+        """Show which routes came and went with a reload."""
+        before, self._routes = self._routes, self._read_routes(deployment)
+        for sign, routes, others in (
+            (self._style.good("+"), self._routes, before),
+            (self._style.bad("-"), before, self._routes),
+        ):
+            for line in self._lines([route for route in routes if route not in others]):
+                self._say(f"  {sign} {line}")
+
+    def _read_routes(self, deployment: str) -> list[tuple[str, str, str]]:
+        """Return method, path and file of each function, by path."""
+        return sorted(
+            (
+                (str(f.get("method") or ""), str(f.get("path") or ""), str(f.get("file") or ""))
+                for f in self._deployed(deployment)
+            ),
+            key=lambda route: route[1],
+        )
+
+    def _lines(self, routes: list[tuple[str, str, str]]) -> list[str]:
+        width = min(max((len(path) for _, path, _ in routes), default=0), 48)
         return [
-            f"{pad(str(f.get('method') or ''), 7)}{pad(str(f.get('path') or ''), min(width, 48))}  "
-            + self._style.dim(f"{f.get('file') or ''}:{f.get('line') or ''}")
-            for f in sorted(functions, key=lambda f: str(f.get("path")))
+            f"{pad(method, 7)}{pad(clean(path), width)}  {self._style.dim(clean(file))}"
+            for method, path, file in routes
         ]
 
     def _deployed(self, deployment: str) -> list[dict[str, Any]]:

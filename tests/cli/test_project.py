@@ -116,7 +116,7 @@ def test_from_init_to_why_with_the_embedded_database(bare: Flux, project: Path) 
     assert before.code == 3 and "flux dev" in before.err
     dev = Dev(project)
     try:
-        assert "POST   /hello" in dev.banner and "functions/hello.py:" in dev.banner
+        assert "POST   /hello" in dev.banner and "functions/hello.py" in dev.banner
         answer = dev.post("/hello", {"name": "world"})
         assert (answer.status_code, answer.json()["message"]) == (200, "Hello, world!")
         request = answer.headers["x-request-id"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flux_pg.analysis.why import advise, changes_since_success, shape_changes
+from flux_pg.analysis.why import advise, changes_since_success, shape_changes, value_changes
 from tests.cli.conftest import Flux
 from tests.cli.records import SPAN, record, run_request, span, spans_of_a_failure
 
@@ -221,3 +221,14 @@ def test_a_changed_commit_gives_the_diff_to_look_at() -> None:
     }  # fmt: skip
     assert changes_since_success(document) == [f"commit      {'a' * 10} → {'b' * 10}"]
     assert [s.command for s in advise(document)] == [f"git diff {'a' * 10}..{'b' * 10} -- f.py"]
+
+
+def test_value_changes_are_few_and_only_of_one_type() -> None:
+    assert value_changes(
+        {"a": 1, "b": {"c": "x"}, "d": 1}, {"a": 2, "b": {"c": "y"}, "d": "1"}
+    ) == [
+        "a: 1 → 2",
+        'b.c: "x" → "y"',
+    ]
+    many = {str(n): n for n in range(50)}
+    assert len(value_changes(many, {key: n + 1 for key, n in many.items()})) == 5
