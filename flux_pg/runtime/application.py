@@ -36,6 +36,10 @@ TICK_S = 1.0
 """How often a snapshot is stored while requests come in (state_at looks for the newest)."""
 
 PARTITION_CHECK_S = 3600.0
+MAX_REPEATS = 100
+
+_TICK = Statement("select flux.tick_snapshot()")
+_PARTITIONS = Statement("select flux.ensure_partitions()")
 
 
 class Application:
@@ -85,31 +89,31 @@ class Application:
 
     async def keep_house(self) -> None:
         """Store snapshots while requests come in, make partitions ahead, watch the database."""
-        checked = -PARTITION_CHECK_S
+        checked = trio.current_time()
         while True:
-            statements = []
-            if self._ran_since_tick:
+            if self._ran_since_tick or not self._ready:
                 self._ran_since_tick = False
-                statements.append(Statement("select flux.tick_snapshot()"))
+                self._ready = await _works(self._pool, _TICK)
             if trio.current_time() - checked > PARTITION_CHECK_S:
-                statements.append(Statement("select flux.ensure_partitions()"))
                 checked = trio.current_time()
-            if statements or not self._ready:
-                self._ready = await self._send(statements or [Statement("select 1")])
+                await _works(self._pool, _PARTITIONS)
             await trio.sleep(TICK_S)
 
-    async def _send(self, statements: list[Statement]) -> bool:
-        try:
-            async with self._pool.connection() as conn:
-                for statement in statements:
-                    (await run_batch(conn, [statement])).check()
-        except psycopg.OperationalError:
-            return False
-        except FluxError:
-            return False
-        except psycopg.Error as error:
-            os.write(2, f"flux: {statements[0].query!r}: {error}\n".encode())
-        return True
+
+async def _works(pool: Pool, statement: Statement) -> bool:
+    """Run a statement of the runtime's own until it has nothing left to do; False if the database
+    did not answer. What it says against it is printed: nobody else would hear of it."""
+    try:
+        async with pool.connection() as conn:
+            for _ in range(MAX_REPEATS):
+                result = (await run_batch(conn, [statement])).check()[0]
+                if statement is not _PARTITIONS or not result.rows[0][0]:
+                    break
+    except (psycopg.OperationalError, FluxError):
+        return False
+    except psycopg.Error as error:
+        os.write(2, f"flux: {statement.query!r}: {error}\n".encode())
+    return True
 
 
 @asynccontextmanager
@@ -135,6 +139,7 @@ async def open_application(
     pool = Pool(settings.database_url, max_size=settings.pool_size, configure=_configure)
     try:
         redactor, deployment = await _register(pool, settings, registry, source)
+        await _works(pool, _PARTITIONS)
         application = _assemble(
             settings, journal, registry, pool, redactor, deployment, source, environment
         )

@@ -1,6 +1,7 @@
 -- The logs are partitioned by week. A partition that is missing costs nobody a write, as there is a
 -- default one; but rows in the default partition stand in the way of making theirs later, so
--- partitions are made ahead. Called by every worker once an hour; the second one finds nothing to do.
+-- partitions are made ahead. Called by every worker once an hour, until there is nothing left to do.
+-- A call touches one log only: two in one transaction could deadlock with a request that writes both.
 create function flux.ensure_partitions(p_weeks_ahead integer default 2) returns integer
 language plpgsql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
@@ -39,10 +40,11 @@ begin
                 v_made := v_made + flux.make_partition(v_log.name, v_name, v_log.key_type, v_week);
             end if;
         end loop;
+        exit when v_made > 0;
     end loop;
     return v_made;
 end
 $$;
 
 comment on function flux.ensure_partitions(integer) is
-    'Makes the weekly partitions of the logs, this week''s and those ahead; returns how many were made.';
+    'Makes the missing weekly partitions of one of the logs, this week''s and those ahead; returns how many were made. Call it until that is 0.';
