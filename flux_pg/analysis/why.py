@@ -116,12 +116,10 @@ def _about_history(document: Document) -> list[Suggestion]:
     found = []
     for row in document.get("previous") or []:
         if row.get("request_id"):
-            found.append(
-                Suggestion(
-                    f"the request that wrote {table_name(row)} {key_text(row.get('pk'))} before",
-                    f"flux trace {short_id(str(row['request_id']))}",
-                )
-            )
+            verb = "deleted" if row.get("op") in ("DELETE", "TRUNCATE") else "wrote"
+            subject = f"{table_name(row)} {key_text(row.get('pk'))}".rstrip()
+            command = f"flux trace {short_id(str(row['request_id']))}"
+            found.append(Suggestion(f"the request that {verb} {subject} before", command))
             break
     good, place = document.get("last_success"), document.get("location")
     if good and place and good.get("commit") and place.get("deployed_commit"):

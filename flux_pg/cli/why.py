@@ -207,14 +207,27 @@ class Page:
             return []
         lines = []
         for row in self.document["previous"]:
-            who = f"{clean(row['function'] or '')} {short_id(row['request_id'])}".strip() if (
-                row["request_id"]
-            ) else f"{clean(row['actor'] or 'somebody')}, outside Flux"  # fmt: skip
             subject = f"{table_name(row)} {key_text(row['pk'])}".rstrip()
+            relation = row["relation"]
+            if row["op"] is None:
+                what = "is in the way" if relation == "conflicting" else "does not exist"
+                lines.append(f"{subject} {what}; no change of it is recorded")
+                continue
+            told = {
+                "conflicting": "is in the way: last written by",
+                "missing": "does not exist: " + (
+                    "deleted by" if row["op"] in ("DELETE", "TRUNCATE") else "last written by"
+                ),
+            }.get(relation, "was last written by")  # fmt: skip
             when = show_ago(row["at"], utc_now())
-            lines.append(f"{subject}: last written by {self.style.accent(who)} {when}")
+            lines.append(f"{subject} {told} {self.style.accent(self._writer(row))} {when}")
             lines.append(self.style.dim("  " + describe(row, self.width - 6)))
         return lines
+
+    def _writer(self, row: dict[str, Any]) -> str:
+        if row["request_id"]:
+            return f"{clean(row['function'] or '')} {short_id(row['request_id'])}".strip()
+        return f"{clean(row['actor'] or 'somebody')}, outside Flux"
 
     def _since_success(self) -> list[str]:
         if self.document["root_cause"] is None:

@@ -1,13 +1,14 @@
 -- Facts only, from the record: what needs the project's git history (author, commit of the line) is
 -- null here and filled in by the command line.
 create function flux.why(p_request_id uuid) returns json
-language plpgsql stable strict parallel safe
+language plpgsql stable strict parallel unsafe
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_execution record;
     v_cause json;
     v_place json;
+    v_previous json;
 begin
     select
         e.request_id, e.trace_id, e.kind, e.function, e.method, e.path, e.input, e.outcome,
@@ -32,6 +33,18 @@ begin
     if json_typeof(v_place) is distinct from 'object' then
         v_place := flux.function_place(v_execution.deployment, v_execution.function);
     end if;
+    -- The row in the way comes first: it tells more than those that were written.
+    select coalesce(json_agg(x.row), '[]') into v_previous
+    from (
+        select c.value as row
+        from json_array_elements(flux.conflicting_rows(
+            v_execution.error,
+            v_execution.started_at + v_execution.duration_us * interval '1 microsecond'
+        )) as c
+        union all
+        select t.value
+        from json_array_elements(flux.previous_writers(p_request_id)) as t
+    ) as x;
     return json_build_object(
         'schema', 'flux.why/1',
         'request_id', v_execution.request_id,
@@ -65,7 +78,7 @@ begin
             'author', null
         ) end,
         'mutations', flux.mutations_json(p_request_id),
-        'previous', flux.previous_writers(p_request_id),
+        'previous', v_previous,
         'last_success', flux.last_success(v_execution.function, p_request_id),
         'suggestions', flux.suggest_commands(p_request_id),
         'complete', v_execution.complete,
@@ -78,7 +91,7 @@ comment on function flux.why(uuid) is
     'Why a request ended as it did, as a flux.why/1 document: root cause, place, row changes, who wrote the touched rows before, the last success, what to type next.';
 
 create function flux.why(p_selector text) returns json
-language sql stable strict parallel safe
+language sql stable strict parallel unsafe
 set search_path = pg_catalog, pg_temp
 as $$
 select flux.why(flux.resolve_request(p_selector))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from flux_pg.analysis.why import advise, changes_since_success, shape_changes, value_changes
 from tests.cli.conftest import Flux
-from tests.cli.records import SPAN, record, run_request, span, spans_of_a_failure
+from tests.cli.records import SPAN, make_id, record, run_request, span, spans_of_a_failure
 
 ERROR = {
     "type": "CheckViolation",
@@ -84,7 +86,7 @@ def test_a_failure_is_explained(flux: Flux, conn: Any, stock: None, tmp_path: Pa
         f"{commit[:10]}  Ann Öst", "Sell what we have",
         "EXECUTION GRAPH", "└─ db update stock",
         "DATA CHANGES", "rolled back: 1 row change, never became visible", "n: 0 → -1",
-        "LINEAGE", f"stock 7: last written by fill {str(writer)[-8:]}",
+        "LINEAGE", f"stock 7 was last written by fill {str(writer)[-8:]}",
         "CHANGED SINCE LAST SUCCESS", f"{str(good)[-8:]} succeeded",
         'input       item was a number, is a text: "7"', "duration    2.00 ms → 12.4 ms",
         "SUGGESTIONS", f"flux trace {str(writer)[-8:]}", f"flux trace {str(bad)[-8:]}",
@@ -232,3 +234,73 @@ def test_value_changes_are_few_and_only_of_one_type() -> None:
     ]
     many = {str(n): n for n in range(50)}
     assert len(value_changes(many, {key: n + 1 for key, n in many.items()})) == 5
+
+
+def failing(conn: Any, statement: str) -> dict[str, Any]:
+    """Run a statement that fails; what the runtime would record of it."""
+    with pytest.raises(psycopg.Error) as caught:
+        conn.execute(statement.encode())
+    diagnosis = caught.value.diag
+    return {
+        "type": type(caught.value).__name__, "message": diagnosis.message_primary,
+        "detail": diagnosis.message_detail or "", "sqlstate": diagnosis.sqlstate,
+    }  # fmt: skip
+
+
+def test_the_row_that_a_constraint_failed_on_is_named_with_its_writer(
+    flux: Flux, conn: Any
+) -> None:
+    conn.execute(
+        "create table public.users (id int primary key, email text unique, a int, b text,"
+        " unique (a, b)); create table public.orders (id int primary key, user_id int"
+        " constraint order_has_a_user references public.users);"
+        "select flux.track('public.users'), flux.track('public.orders');"
+    )
+    conn.execute("grant select on public.users to flux_app")
+    made = run_request(
+        conn, "insert into public.users values (7, 'a@x, (b)', 1, 'x'), (8, 'b@x', 2, 'y')",
+        function="signup",
+    )  # fmt: skip
+    gone = run_request(conn, "delete from public.users where id = 8", function="forget")
+
+    def told(statement: str) -> dict[str, Any]:
+        record(conn, outcome="error", error=failing(conn, statement))
+        found = json.loads(flux("why", "@last-error", "--json").out)["previous"]
+        assert len(found) <= 1
+        return dict(found[0]) if found else {}
+
+    for statement in (
+        "insert into public.users values (7, 'c@x', 3, 'z')",
+        "insert into public.users values (9, 'a@x, (b)', 3, 'z')",
+        "insert into public.users values (9, 'c@x', 1, 'x')",
+    ):
+        row = told(statement)
+        assert (row["relation"], row["table"], row["pk"]) == ("conflicting", "users", {"id": 7})
+        assert (row["function"], row["request_id"], row["op"]) == ("signup", str(made), "INSERT")
+    assert (
+        f"users 7 is in the way: last written by signup {str(made)[-8:]}"
+        in flux("why", "@last").out
+    )
+
+    row = told("insert into public.orders values (1, 8)")
+    assert (row["relation"], row["pk"], row["op"]) == ("missing", {"id": 8}, "DELETE")
+    assert row["request_id"] == str(gone)
+    shown = flux("why", "@last").out
+    assert f"users 8 does not exist: deleted by forget {str(gone)[-8:]}" in shown
+    assert f"flux trace {str(gone)[-8:]}" in shown
+    row = told("insert into public.orders values (1, 99)")
+    assert (row["relation"], row["op"]) == ("missing", None)
+    assert "users 99 does not exist; no change of it is recorded" in flux("why", "@last").out
+
+    # What came after the failure did not cause it.
+    error = failing(conn, "insert into public.orders values (1, 8)")
+    now = make_id(int(time.time() * 1000))
+    record(conn, outcome="error", error=error, request_id=now, duration_us=0)
+    conn.execute("insert into public.users values (8, 'late@x', 5, 'l')")
+    later = json.loads(flux("why", str(now), "--json").out)["previous"][0]
+    assert later["op"] == "DELETE"
+    # A table that the caller may not read is no reason to fail.
+    conn.execute("revoke all on public.users from flux_app")
+    error = failing(conn, "insert into public.users values (9, 'b', 1, 'x')")
+    record(conn, outcome="error", error=error)
+    assert flux("why", "@last").code == 0
