@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,10 @@ from tests.conftest import run_server
 from tests.database.catalog import read_catalog
 
 ROOT = Path(__file__).parents[2]
+PARTITION_HAS_IT = re.compile(
+    r'multiple primary keys for table "\w+_\d{4}w\d\d" are not allowed'
+    r'|relation "\w+_\d{4}w\d\d_\w+_idx\w*" already exists'
+)
 
 
 @pytest.fixture
@@ -330,12 +335,15 @@ def restored(for_extension, extension_server, extension_files, tmp_path):
                     )
                 )
         done = subprocess.run(
-            [tool("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.superuser, "-f", dump],
+            [tool("psql"), "-X", "-q", "-d", target.superuser, "-f", dump],
             capture_output=True,
             text=True,
             check=False,
         )
-        assert (done.returncode, done.stderr) == (0, "")
+        # pg_dump does not know that attaching a partition to a table of an extension already gives
+        # it key and indexes, and makes them again: harmless, and nothing else may be said.
+        said = [line.partition("ERROR:  ")[2] for line in done.stderr.splitlines()]
+        assert [line for line in said if not PARTITION_HAS_IT.fullmatch(line)] == []
         return target
 
     yield dump_and_restore
@@ -374,13 +382,25 @@ def test_a_restored_table_keeps_its_history_and_goes_on_being_recorded(
     history = "select op, old, new, seq from flux.history('notes', '1') order by seq"
     with connect(for_extension.superuser) as conn:
         extension.install_extension(conn, extension_files)
+        # Partitions are made as time goes by; they are no members of the extension.
+        while conn.execute("select flux.ensure_partitions()").fetchone() != (0,):
+            pass
+        original = read_catalog(conn)
     with connect(for_extension.admin) as conn:
         conn.execute("create table notes (id int primary key, body text)")
         conn.execute("insert into notes values (1, 'first')")
         conn.execute("update notes set body = 'second'")
         before = conn.execute(history).fetchall()
         assert [row[0] for row in before] == ["INSERT", "UPDATE"]
-    with connect(restored().admin) as conn:
+    target = restored()
+    with connect(target.superuser) as conn:
+        logs = conn.execute("select distinct tableoid::regclass::text from flux.mutation_log")
+        assert [name for (name,) in logs if not name.endswith("_default")]
+        assert conn.execute("select flux.ensure_partitions()").fetchone() == (0,)
+        again = read_catalog(conn)
+        for name in ("relations", "columns", "constraints", "indexes", "event triggers"):
+            assert set(again[name]) >= set(original[name]), name
+    with connect(target.admin) as conn:
         assert conn.execute(history).fetchall() == before
         conn.execute("update notes set body = 'third'")
         after = conn.execute(history).fetchall()
