@@ -107,12 +107,13 @@ class Executor:
             # The journal keeps its entry: the record is made up for when the worker ends.
             return unrecorded_reply(run, str(error))
         finally:
+            # Also if it was cancelled: a slot that stays taken would be taken for a crash.
+            if self._journal is not None and slot is not None and run.recorded:
+                self._journal.end(slot)
             run.closed = True
             run.boundaries.close()
             for variable, token in tokens:
                 variable.reset(token)  # type: ignore[arg-type]
-        if self._journal is not None and slot is not None:
-            self._journal.end(slot)
         return reply
 
     def _make_log(self) -> BoundaryLog:
@@ -167,7 +168,9 @@ class Executor:
                     )
                 raise
             if finished.error is None:
-                reply = await self._record_success(run, database, span, finished)
+                # What has run to its end is told as it ended, whoever lost interest meanwhile.
+                with trio.CancelScope(shield=True):
+                    reply = await self._record_success(run, database, span, finished)
                 if isinstance(reply, Reply):
                     return reply
                 finished = reply
@@ -267,9 +270,9 @@ class Executor:
             if not failure.in_doubt:
                 return Finished(error=failure.cause, outcome="error")
             lost = Finished(error=failure.cause, outcome="error")
-            written = await self._record_failure(run, database, span, lost)
-            if written.outcome != "ok":
-                return written
+            reply = await self._write_failure(run, database, span, lost, in_doubt=True)
+            if reply is not None:
+                return reply
             run.end_span(span, output=rendered.recorded)
         self._on_finished(run, ending)
         return rendered.reply
@@ -277,14 +280,32 @@ class Executor:
     async def _record_failure(
         self, run: Run, database: RunDatabase, span: SpanRecord, finished: Finished
     ) -> Reply:
-        """Roll back and record. A reply with outcome `ok` says that the commit had gone through."""
+        """Roll back and record."""
+        reply = await self._write_failure(run, database, span, finished, in_doubt=False)
+        if reply is None:
+            raise NotRecorded("its record says ok already")
+        return reply
+
+    async def _write_failure(
+        self,
+        run: Run,
+        database: RunDatabase,
+        span: SpanRecord,
+        finished: Finished,
+        *,
+        in_doubt: bool,
+    ) -> Reply | None:
+        """Roll back and record; None if the COMMIT that was in doubt had gone through."""
         assert finished.error is not None
         record = self._end_failed_span(run, span, finished)
         rendered = render_failure(run, finished.error, record, finished.outcome, self._settings.dev)
         ending = self._end_root(run, finished.outcome, rendered, record)
         with trio.CancelScope(shield=True):
-            if not await database.fail(run, ending):
-                return Reply(status_code=200, headers=[], body=b"", outcome="ok")
+            standing = await database.fail(run, ending, in_doubt)
+        if standing == "ok":
+            return None
+        if standing != finished.outcome:
+            raise NotRecorded(f"its record says {standing} already")
         self._on_finished(run, ending)
         return rendered.reply
 
@@ -397,14 +418,26 @@ class Executor:
         database.add_child(child, ending)
 
     async def _run_alone(self, child: Run, database: RunDatabase, deadline: float) -> Any:
+        """In transactions of its own; so it has an entry in the journal of its own."""
+        slot = self._note_in_journal(child, deadline - trio.current_time())
         span = self._begin_function_span(child)
-        finished = await self._attempt(child, database, span, deadline)
-        if finished.error is None:
-            result = await self._record_success(child, database, span, finished)
-            if isinstance(result, Reply):
-                return finished.value
-            finished = result
-        await self._record_failure(child, database, span, finished)
+        try:
+            finished = await self._attempt(child, database, span, deadline)
+            with trio.CancelScope(shield=True):
+                if finished.error is None:
+                    result = await self._record_success(child, database, span, finished)
+                    if isinstance(result, Reply):
+                        return finished.value
+                    finished = result
+                await self._record_failure(child, database, span, finished)
+        except trio.Cancelled as cancelled:
+            await self._record_failure(
+                child, database, span, Finished(error=cancelled, outcome="cancelled")
+            )
+            raise
+        finally:
+            if self._journal is not None and slot is not None and child.recorded:
+                self._journal.end(slot)
         assert finished.error is not None
         raise finished.error
 

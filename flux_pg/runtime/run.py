@@ -52,6 +52,7 @@ class Run:
         incomplete: Why the record is not whole; empty if it is.
         transaction_open: Whether a database transaction is open right now.
         outside_calls: How many calls left for somewhere else than the database.
+        recorded: Its record is committed: the journal may forget it.
         secrets: Values that were redacted in this run, to keep them out of error texts too.
     """
 
@@ -62,6 +63,7 @@ class Run:
         "invocation",
         "outside_calls",
         "project_prefix",
+        "recorded",
         "recording",
         "redacted_input",
         "redactor",
@@ -99,6 +101,7 @@ class Run:
         if recording:
             redactor.spans(self.spans, self.secrets)
         self.closed = False
+        self.recorded = False
 
     def redact(self, value: Any) -> Any:
         """A JSON-ready value without its secrets, which this run remembers for its error texts."""

@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import psycopg
 import trio
 
+from ..database.connection import Connection
 from ..database.pipeline import Result, Statement, run_batch
 from ..database.pool import Pool
-from ..records import FunctionSpec, SpanRecord
+from ..errors import FluxError
+from ..records import ErrorRecord, ExecutionOutcome, FunctionSpec, SpanRecord
 from .recording import Ending, Recorder
 from .run import Run
 from .statements import inspect_statement
@@ -30,8 +33,20 @@ CLOSED = "ZF004"
 """SQLSTATE: the record is closed already."""
 
 
+_ROLLBACK = Statement("rollback")
+_STANDING = "select flux.recorded_outcome(%s)"
+_AGAIN = frozenset({"40001", "40P01"})
+
+
 class NotRecorded(Exception):
     """The record could not be written; the request must not be acknowledged as done."""
+
+
+class _Called(msgspec.Struct):
+    """The record of a called function that ran in its caller's transaction."""
+
+    run: Run
+    ending: Ending
 
 
 class RunDatabase:
@@ -52,7 +67,8 @@ class RunDatabase:
         self._transaction: Transaction | None = None
         self._depth = 0
         self._attempted: list[Attempted] = []
-        self._children: list[Statement] = []
+        self._children: list[_Called] = []
+        self._marks: list[int] = []
         self.snapshot = ""
         self.committed = False
 
@@ -127,6 +143,7 @@ class RunDatabase:
         else:
             self._depth = 1
             self._current()
+        self._marks.append(len(self._children))
 
     async def end_block(self, commit: bool) -> None:
         """End `ctx.db.transaction()`.
@@ -135,6 +152,16 @@ class RunDatabase:
             psycopg.Error: The block could not be committed; it was rolled back.
         """
         self._depth -= 1
+        mark = self._marks.pop()
+        kept = False
+        try:
+            await self._end_block(commit)
+            kept = commit
+        finally:
+            if not kept:
+                self._roll_children_back(mark)
+
+    async def _end_block(self, commit: bool) -> None:
         transaction = self._transaction
         if transaction is None:
             return
@@ -153,27 +180,44 @@ class RunDatabase:
         tail: list[Statement] = []
         if self._recorder is not None and transaction.wrote:
             tail.append(self._recorder.continuation(self._run, self.snapshot))
-        if self._recorder is not None:
-            tail += [self._recorder.attempted(item) for item in transaction.attempted]
+        tail += self._tail(transaction)
         try:
             batch = await transaction.commit(tail)
         except CommitFailed as failure:
-            await self._give_up(transaction)
+            await self._give_up(transaction, in_doubt=failure.in_doubt)
             raise failure.cause from failure
+        if batch is not None:
+            self._children.clear()
+            self._attempted.clear()
         if batch is not None and tail and transaction.wrote:
             noted = batch[len(batch) - 1 - len(tail)]
             self.committed = self.committed or bool(noted.rows[0][0])
 
-    async def _give_up(self, transaction: Transaction) -> None:
+    async def _give_up(self, transaction: Transaction, in_doubt: bool = False) -> None:
         attempted, missing = await transaction.abandon()
         self._attempted += attempted
+        if missing and in_doubt:
+            missing = (
+                "the connection was lost at COMMIT: row changes not captured unless they are "
+                "shown as committed"
+            )
         if missing:
             self._run.mark_incomplete(missing)
 
     def add_child(self, child: Run, ending: Ending) -> None:
         """Keep the record of a called function; it is written with the caller's."""
-        if self._recorder is not None:
-            self._children.append(self._recorder.record(child, ending, self.snapshot, False))
+        self._children.append(_Called(child, ending))
+
+    def _roll_children_back(self, mark: int) -> None:
+        """What was called since `mark` is rolled back: no record of it may claim that it is not."""
+        for child in self._children[mark:]:
+            if child.ending.outcome == "ok":
+                error = ErrorRecord(
+                    type="RolledBack",
+                    message="what it did was rolled back with the transaction of its caller, "
+                    f"request {child.run.invocation.parent_request_id}",
+                )
+                child.ending = msgspec.structs.replace(child.ending, outcome="error", error=error)
 
     # Ends
 
@@ -187,21 +231,29 @@ class RunDatabase:
         transaction, self._transaction = self._transaction, None
         self._run.transaction_open = False
         if transaction is None or not transaction.is_open:
-            await self._record_alone(run, ending)
+            standing = await self._record_alone(run, ending)
+            if standing != ending.outcome:
+                raise NotRecorded(f"its record says {standing} already")
             return
         try:
             await transaction.commit([*self._last_word(run, ending), *self._tail(transaction)])
         except CommitFailed:
             self._transaction = transaction
             raise
+        run.recorded = True
 
-    async def fail(self, run: Run, ending: Ending) -> bool:
+    async def fail(self, run: Run, ending: Ending, in_doubt: bool = False) -> ExecutionOutcome:
         """Roll back what is open; write the record, with the row changes that were attempted.
 
+        Args:
+            run: The run.
+            ending: How it failed.
+            in_doubt: The connection was lost at COMMIT.
+
         Returns:
-            False if a record stands already: the transaction whose COMMIT was in doubt (its
-            connection was lost) has committed. The key arbitrates: this insert waits until that
-            transaction has ended, and if it had not committed by then it never can.
+            The outcome that stands in the record: `ending`'s, or that of the transaction in doubt,
+            which has committed then. The key arbitrates: this insert waits until that transaction
+            has ended, and if it had not committed by then it never can.
 
         Raises:
             NotRecorded: The database could not be reached.
@@ -210,7 +262,8 @@ class RunDatabase:
         self._run.transaction_open = False
         if transaction is not None:
             self.snapshot = self.snapshot or transaction.snapshot
-            await self._give_up(transaction)
+            await self._give_up(transaction, in_doubt)
+        self._roll_children_back(0)
         return await self._record_alone(run, ending)
 
     async def roll_back(self) -> None:
@@ -218,7 +271,8 @@ class RunDatabase:
         transaction, self._transaction = self._transaction, None
         self._run.transaction_open = False
         self._depth = 0
-        self._children.clear()
+        self._marks.clear()
+        self._roll_children_back(0)
         if transaction is not None:
             await self._give_up(transaction)
 
@@ -226,7 +280,11 @@ class RunDatabase:
         if self._recorder is None:
             return []
         kept = [*self._attempted, *(transaction.attempted if transaction else [])]
-        return [*self._children, *(self._recorder.attempted(item) for item in kept)]
+        record = self._recorder.record
+        return [
+            *(record(child.run, child.ending, self.snapshot, False) for child in self._children),
+            *(self._recorder.attempted(item) for item in kept),
+        ]
 
     def _last_word(self, run: Run, ending: Ending) -> list[Statement]:
         if self._recorder is None:
@@ -236,26 +294,60 @@ class RunDatabase:
         strict = self._spec.durability == "strict"
         return [self._recorder.record(run, ending, self.snapshot, strict)]
 
-    async def _record_alone(self, run: Run, ending: Ending) -> bool:
-        """The record in a transaction of its own, as one message; False if one stands already."""
+    async def _record_alone(self, run: Run, ending: Ending) -> ExecutionOutcome:
+        """The record in a transaction of its own; returns the outcome that stands afterwards.
+
+        Tried again when its connection is lost: the key makes that harmless.
+
+        Raises:
+            NotRecorded: Not within RECORD_DEADLINE_S.
+        """
+        if self._recorder is None:
+            return ending.outcome
+        problem: Exception | str = "no answer"
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + RECORD_DEADLINE_S):
+            while True:
+                try:
+                    async with self._pool.connection(RECORD_DEADLINE_S) as conn:
+                        standing = await self._offer_record(conn, run, ending)
+                except psycopg.OperationalError as lost:
+                    problem = lost
+                    continue
+                except FluxError as unreachable:
+                    raise NotRecorded(str(unreachable)) from unreachable
+                if standing is not None:
+                    run.recorded = True
+                    return standing
+        raise NotRecorded(f"not within {RECORD_DEADLINE_S:g} s: {problem}")
+
+    async def _offer_record(
+        self, conn: Connection[Any], run: Run, ending: Ending
+    ) -> ExecutionOutcome | None:
+        """One try to write the record, as one message; None to try again.
+
+        Raises:
+            psycopg.OperationalError: The connection was lost.
+            NotRecorded: Postgres refuses it.
+        """
         # The record comes first: it asks whether the transaction has had effects before it.
         statements = [*self._last_word(run, ending), *self._tail(None)]
-        if not statements:
-            return True
         if len(statements) > 1:
             statements = [Statement("begin"), *statements, Statement("commit")]
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + RECORD_DEADLINE_S):
-            try:
-                async with self._pool.connection(RECORD_DEADLINE_S) as conn:
-                    batch = await run_batch(conn, statements, finish=True)
-                    if batch.error is not None and len(statements) > 1 and not conn.closed:
-                        await run_batch(conn, [Statement("rollback")], finish=True)
-                    error = batch.error
-            except Exception as unreachable:
-                raise NotRecorded(str(unreachable)) from unreachable
-            if error is None:
-                return True
-            if isinstance(error, psycopg.errors.UniqueViolation) or error.sqlstate == CLOSED:
-                return False
-            raise NotRecorded(str(error)) from error
-        raise NotRecorded(f"no answer from the database within {RECORD_DEADLINE_S:g} s")
+        error = (await run_batch(conn, statements, finish=True)).error
+        if error is None:
+            return ending.outcome
+        if len(statements) > 1:
+            await run_batch(conn, [_ROLLBACK], finish=True)
+        if error.sqlstate in _AGAIN:
+            return None
+        if isinstance(error, psycopg.errors.UniqueViolation) and not self.committed:
+            # One of ours was faster, on a connection that was lost at COMMIT: the whole record, or
+            # a part that stands as running and waits for the last word.
+            self.committed = True
+            return None
+        if error.sqlstate == CLOSED:
+            found = (await run_batch(conn, [Statement(_STANDING, (run.request_id,))])).check()
+            standing: ExecutionOutcome | None = found[0].rows[0][0]
+            if standing is not None:
+                return standing
+        raise NotRecorded(str(error)) from error
