@@ -32,9 +32,7 @@ class Log:
         return row[0] if row else None
 
     def mutations(self, table: str) -> list[dict[str, Any]]:
-        return self.rows(
-            'select * from flux.mutations where "table" = %s order by seq', [table]
-        )
+        return self.rows('select * from flux.mutations where "table" = %s order by seq', [table])
 
     def ops(self, table: str) -> list[tuple[str, Any, Any]]:
         return [(m["op"], m["old"], m["new"]) for m in self.mutations(table)]

@@ -156,7 +156,12 @@ def test_truncate_above_the_cap_is_marked_incomplete(log: Log) -> None:
     log.run("create table t (id int primary key)", "insert into t select generate_series(1, 4)")
     log.run("truncate t")
     last = log.mutations("t")[-1]
-    assert (last["op"], last["complete"], last["old"], last["pk"]) == ("TRUNCATE", False, None, None)
+    assert (last["op"], last["complete"], last["old"], last["pk"]) == (
+        "TRUNCATE",
+        False,
+        None,
+        None,
+    )
     with pytest.raises(psycopg.Error, match="truncated") as caught:
         log.blame("t", "1")
     assert caught.value.sqlstate == "ZF002"
@@ -341,14 +346,14 @@ def test_names_that_need_quotes_and_names_of_63_bytes(log: Log) -> None:
     assert len(long.encode()) == 63
     log.run(
         'create schema "we ird"',
-        "create table \"we ird\".\"Ta\"\"b'l.e\" (\"I d\" int primary key, \"new\" text, \"a%s$1\" int)",
+        'create table "we ird"."Ta""b\'l.e" ("I d" int primary key, "new" text, "a%s$1" int)',
         f'create table "{long}" ("{long}" int primary key)',
         f'insert into "{long}" values (1)',
         f'update "{long}" set "{long}" = 2',
-        "select flux.track('\"we ird\".\"Ta\"\"b''l.e\"')",
-        "insert into \"we ird\".\"Ta\"\"b'l.e\" values (1, 'x', 3)",
-        "update \"we ird\".\"Ta\"\"b'l.e\" set \"new\" = 'y', \"a%s$1\" = 4",
-        "truncate \"we ird\".\"Ta\"\"b'l.e\"",
+        'select flux.track(\'"we ird"."Ta""b\'\'l.e"\')',
+        'insert into "we ird"."Ta""b\'l.e" values (1, \'x\', 3)',
+        'update "we ird"."Ta""b\'l.e" set "new" = \'y\', "a%s$1" = 4',
+        'truncate "we ird"."Ta""b\'l.e"',
     )
     assert len(log.history(long, "2")) == 2
     name = "Ta\"b'l.e"
@@ -462,8 +467,9 @@ def test_alter_table_between_writes(log: Log) -> None:
     ]  # fmt: skip
     assert log.blame("u", "2")["c"]["value"] == 2
     assert log.blame("u", "2")["b"]["value"] == 5000000000
-    assert [h["op"] for h in log.rows(
-        "select op from flux.history('u', '2', p_column => 'a')")] == ["INSERT", "UPDATE"]
+    assert [
+        h["op"] for h in log.rows("select op from flux.history('u', '2', p_column => 'a')")
+    ] == ["INSERT", "UPDATE"]
 
 
 def test_ddl_and_writes_in_one_transaction(log: Log) -> None:
