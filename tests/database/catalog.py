@@ -1,4 +1,8 @@
-"""What a database's catalog says about schema flux, as plain data, to compare two installations."""
+"""What a database's catalog says about schema flux, as plain data, to compare two installations.
+
+Rights that equal the defaults and rights that were never set are the same: a dump makes one of the
+other.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ QUERIES = {
         select nspname, nspowner::regrole::text, nspacl::text from pg_namespace
         where nspname = 'flux'""",
     "relations": """
-        select c.relname, c.relkind::text, c.relowner::regrole::text, c.relacl::text,
+        select c.relname, c.relkind::text, c.relowner::regrole::text,
+            (select array_agg(a::text order by a::text)
+             from unnest(coalesce(c.relacl, acldefault('r', c.relowner))) as a)::text,
             c.relpersistence::text, c.relispartition, c.reloptions::text,
             pg_get_expr(c.relpartbound, c.oid), pg_get_partkeydef(c.oid),
             obj_description(c.oid, 'pg_class')
@@ -35,7 +41,9 @@ QUERIES = {
         select c.relname, pg_get_viewdef(c.oid) from pg_class as c
         where c.relnamespace = 'flux'::regnamespace and c.relkind in ('v', 'm')""",
     "functions": """
-        select p.oid::regprocedure::text, p.proowner::regrole::text, p.proacl::text,
+        select p.oid::regprocedure::text, p.proowner::regrole::text,
+            (select array_agg(a::text order by a::text)
+             from unnest(coalesce(p.proacl, acldefault('f', p.proowner))) as a)::text,
             p.prokind::text, p.prosecdef, p.provolatile::text, p.proparallel::text,
             p.proisstrict, p.procost, p.prorows, p.proconfig::text,
             case when p.prokind in ('f', 'p') then pg_get_functiondef(p.oid) end,

@@ -412,6 +412,38 @@ def test_a_restored_table_keeps_its_history_and_goes_on_being_recorded(
         assert conn.execute("select count(*) from flux.history('later', '1')").fetchone() == (1,)
 
 
+def test_a_dump_of_the_plain_schema_restores_in_silence(database, empty, tmp_path):
+    history = "select op, old, new, seq from flux.history('notes', '1') order by seq"
+    with connect(database.superuser) as conn:
+        while conn.execute("select flux.ensure_partitions()").fetchone() != (0,):
+            pass
+    with connect(database.admin) as conn:
+        conn.execute("create table notes (id int primary key, body text)")
+        conn.execute("insert into notes values (1, 'first')")
+        before = conn.execute(history).fetchall()
+    with connect(database.superuser) as conn:
+        original = read_catalog(conn)
+    tool = database.server.binaries.tool
+    dump = tmp_path / "dump.sql"
+    subprocess.run([tool("pg_dump"), "-d", database.superuser, "-f", dump], check=True)
+    done = subprocess.run(
+        [tool("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", empty.superuser, "-f", dump],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    with connect(empty.superuser) as conn:
+        assert install(conn).action == "current"
+        again = read_catalog(conn)
+    for name in original:
+        assert again[name] == original[name], name
+    with connect(empty.admin) as conn:
+        assert conn.execute(history).fetchall() == before
+        conn.execute("update notes set body = 'second'")
+        assert len(conn.execute(history).fetchall()) == 2
+
+
 def test_the_sql_files_are_the_manifest_and_nothing_else():
     listed = {file.name for file in sql_files.body().files}
     on_disk = {
