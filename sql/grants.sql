@@ -26,7 +26,7 @@ declare
         'is_schema_tracked', 'forget_missing', 'new_partitions', 'detached_partitions',
         'note_partitions', 'end_tracking', 'untrack_partition', 'truncate_plan',
         'record_truncated_row', 'record_truncate', 'note_partition_move', 'track_new_tables',
-        'forget_dropped_tables', 'prune'
+        'forget_dropped_tables', 'prune', 'apply_settings'
     ];
     v_readable constant text[] := array[
         'executions', 'spans', 'mutations', 'deployments', 'migrations', 'redactions',

@@ -107,49 +107,41 @@ def check_rights(patient: Patient) -> Iterator[Finding]:
         yield Finding("rights", "ok", f"functions run as {name}, without special rights")
 
 
-_UNTRACKED = """
-select format('%%I.%%I', n.nspname, c.relname) as name,
-    exists (
-        select from flux.tracked_tables as t where t.relation = c.oid and t.untracked_at is null
-    ) as tracked,
-    exists (
-        select from pg_trigger as g join pg_proc as p on p.oid = g.tgfoid
-        where g.tgrelid = c.oid and p.pronamespace = 'flux'::regnamespace
-            and g.tgenabled in ('O', 'A')
-    ) as recorded,
-    exists (
-        select from pg_trigger as g join pg_proc as p on p.oid = g.tgfoid
-        where g.tgrelid = c.oid and p.pronamespace = 'flux'::regnamespace
-            and g.tgenabled not in ('O', 'A')
-    ) as disabled
-from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
-where n.nspname = any (%s) and c.relkind in ('r', 'p') and not c.relispartition
-    and c.relpersistence <> 't'
-order by 1
+_VERIFY = """
+select v.finding, v."table", count(*) as times, min(v.detail) as detail
+from flux.verify(now() - interval '1 day') as v
+group by v.finding, v."table"
+order by v."table", v.finding
 """
+_TABLE_FINDINGS = ("trigger missing", "trigger disabled", "recorder out of date", "table is gone")
 
 
 def check_tracking(patient: Patient) -> Iterator[Finding]:
-    """Is every table of the tracked schemas recorded, with all triggers on?"""
-    tables = patient.all(_UNTRACKED, list(patient.settings.tracked_schemas))
-    good = 0
-    for table in tables:
-        name = clean(table["name"])
-        if table["disabled"] or (table["tracked"] and not table["recorded"]):
-            what = "a trigger is disabled" if table["disabled"] else "its triggers are gone"
+    """Is every table recorded, with its triggers on, and does the record of a day fit together?"""
+    found = patient.all(_VERIFY)
+    for row in found:
+        table = clean(row["table"] or "")
+        if row["finding"] == "table not tracked":
             yield Finding(
-                "tracking", "failure", f"{name} is tracked, but {what}: changes go unrecorded",
-                f"Run `flux db track {name}`.",
-            )  # fmt: skip
-        elif not table["tracked"]:
-            yield Finding(
-                "tracking", "warning", f"{name} is not tracked", f"Run `flux db track {name}`."
+                "tracking", "warning", f"{table} is not tracked", f"Run `flux db track {table}`."
             )
+        elif row["finding"] in _TABLE_FINDINGS:
+            yield Finding(
+                "tracking", "failure", f"{table}: {row['finding']}; changes may go unrecorded",
+                f"Run `flux db track {table}`, or `flux db migrate` if it is gone.",
+            )  # fmt: skip
         else:
-            good += 1
-    if good == len(tables):
-        schemas = ", ".join(patient.settings.tracked_schemas)
-        yield Finding("tracking", "ok", f"all {good} tables in schema {schemas} are tracked")
+            where = f" of {table}" if table else ""
+            yield Finding(
+                "record", "failure", f"{row['finding']}{where}, {row['times']} times in a day: "
+                f"{row['detail']}", "select * from flux.verify();",
+            )  # fmt: skip
+    if not found:
+        row = patient.one(
+            "select count(*) as tables from flux.tracked_tables as t where t.untracked_at is null"
+        )
+        text = f"{row['tables']} tables are tracked, and the record of the last day fits together"
+        yield Finding("tracking", "ok", text)
 
 
 def check_new_tables(patient: Patient) -> Iterator[Finding]:

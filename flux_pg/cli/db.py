@@ -16,7 +16,14 @@ from tabulate import tabulate
 from flux_pg.analysis.text import clean
 from flux_pg.cli.scope import Scope, examples, scoped
 from flux_pg.cli.selectors import read_duration, show_time
-from flux_pg.cli.session import Database, connect, conninfo_of, open_database, translate_errors
+from flux_pg.cli.session import (
+    Database,
+    bring_up_to_date,
+    connect,
+    conninfo_of,
+    open_database,
+    translate_errors,
+)
 from flux_pg.errors import NotFoundError, UsageError
 
 
@@ -32,19 +39,17 @@ def migrate(scope: Scope) -> None:
 
     Files migrations/NUMBER_name.sql are applied in order, each in a transaction of its own.
     """
-    from flux_pg.database import migrations, schema
+    from flux_pg.database import schema
 
     settings = scope.project_settings
-    with (
-        conninfo_of(settings, admin=True, prepare=True) as conninfo,
-        translate_errors(conninfo),
-    ):
+    with conninfo_of(settings, admin=True, prepare=True) as conninfo:
         if settings.database_url is not None:
-            result = schema.install_at(conninfo)
+            with translate_errors(conninfo):
+                result = schema.install_at(conninfo)
             scope.note(f"schema flux {result.version}: {result.action}")
             for notice in result.notices:
                 scope.note(scope.notes.warn(notice))
-        applied = migrations.migrate_at(conninfo, settings.project_dir / "migrations")
+        applied = bring_up_to_date(settings, conninfo)
     if scope.as_json:
         scope.emit_json(
             {
@@ -273,8 +278,18 @@ def prune(scope: Scope, older_than: str, yes: bool) -> None:
         _ask(scope, f"drop every record older than {older_than}")
     with open_database(scope.settings, admin=True) as database:
         rows = database.execute("select * from flux.prune(%s::interval)", (age,)).fetchall()
+    left = [row for row in rows if row["action"].startswith("left")]
     if scope.as_json:
-        scope.emit_json({"schema": "flux.prune/1", "pruned": rows})
-        return
-    if rows:
-        scope.emit(tabulate(rows, headers="keys"))
+        scope.emit_json({"schema": "flux.prune/1", "parts": rows})
+        click.get_current_context().exit(1 if left else 0)
+    told = [[row["part"], f"{row['rows']:,}", row["action"]] for row in rows]
+    if told:
+        headers = ["part", "rows", "done"]
+        scope.emit(
+            tabulate(
+                told, headers=headers, disable_numparse=True, colalign=("left", "right", "left")
+            )
+        )
+    if left:
+        scope.hint("some parts were in use; run it again later")
+        click.get_current_context().exit(1)

@@ -13,7 +13,7 @@ import trio
 
 from flux_pg.cli import announce
 from flux_pg.cli.scope import Scope, examples, scoped
-from flux_pg.cli.session import translate_errors
+from flux_pg.cli.session import bring_up_to_date, translate_errors
 from flux_pg.config import Settings, load_settings
 
 
@@ -118,11 +118,8 @@ async def _database(settings: Settings, log: announce.Log) -> AsyncIterator[tupl
 async def _migrated(
     settings: Settings, database_url: str, admin_url: str, log: announce.Log
 ) -> Settings:
-    """Apply pending migrations and return the settings with the logins filled in."""
-    from flux_pg.database import migrations
-
-    directory = settings.project_dir / "migrations"
-    with translate_errors(admin_url):
-        for applied in await trio.to_thread.run_sync(migrations.migrate_at, admin_url, directory):
-            log.note(f"applied migrations/{applied.name} ({applied.duration_ms} ms)")
+    """Bring the database up to date and return the settings with the logins filled in."""
+    applied = await trio.to_thread.run_sync(bring_up_to_date, settings, admin_url)
+    for one in applied:
+        log.note(f"applied migrations/{one.name} ({one.duration_ms} ms)")
     return replace(settings, database_url=database_url, admin_url=admin_url)

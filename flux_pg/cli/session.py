@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
 from flux_pg.config import Settings, masked
 from flux_pg.errors import DatabaseUnreachable, FluxError, NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from flux_pg.database.migrations import Applied
 
 Database = psycopg.Connection[DictRow]
 
@@ -137,3 +140,31 @@ def conninfo_of(settings: Settings, *, admin: bool = False, prepare: bool = Fals
         if prepare:
             embedded.prepare(server)
         yield server.dsn(roles.ADMIN if admin else roles.APP)
+
+
+def bring_up_to_date(settings: Settings, admin_url: str) -> tuple[Applied, ...]:
+    """Tell the database what flux.toml says, and apply pending migrations. Blocks.
+
+    Args:
+        settings: The project's settings.
+        admin_url: The login that owns the database.
+
+    Returns:
+        The migrations that were applied just now.
+    """
+    from flux_pg.database import migrations
+
+    schemas = None
+    if settings.origins["tracked_schemas"].source != "default":
+        schemas = list(settings.tracked_schemas)
+    with translate_errors(admin_url):
+        with connect(admin_url) as database:
+            # Before the migrations, so that the tables they make are treated right at once.
+            row = database.execute(
+                "select flux.apply_settings(%s, %s) as changed", (schemas, list(settings.redact))
+            ).fetchone()
+        applied = migrations.migrate_at(admin_url, settings.project_dir / "migrations")
+        if row is not None and row["changed"]:
+            with connect(admin_url) as database:
+                database.execute("select * from flux.track_missing()")
+    return applied
