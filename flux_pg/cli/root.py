@@ -32,19 +32,19 @@ SECTIONS: dict[str, dict[str, str]] = {
 }
 
 _SUMMARIES = {
-    "init": "Make a project that runs.",
+    "init": "Make a project that runs, in a new directory NAME.",
     "dev": "Run the project here, with its own Postgres and hot reload.",
     "serve": "Run the project in production.",
     "invoke": "Call one function and print its result.",
     "tail": "Watch requests as they happen, with their row changes.",
     "why": "Say why a request failed, where, and what it changed.",
     "trace": "Show what a request did, step by step.",
-    "state": "Show who changed a row, and who owns each column.",
-    "db": "Migrate, track, inspect and open the database.",
+    "state": "Show who changed a row, and who owns each column of it.",
+    "db": "Migrate, track, inspect and open the project's database.",
     "prune": "Drop records older than a given age.",
     "doctor": "Check the database and the project, with a fix for each finding.",
-    "config": "Show every setting and where it comes from.",
-    "version": "Show the versions of Flux, its schema and Postgres.",
+    "config": "Show every setting, its value and where it comes from.",
+    "version": "Show the versions of Flux, Python and the libraries that matter.",
     "completion": "Print the completion script of a shell.",
 }
 

@@ -20,9 +20,13 @@ from flux_pg.config import Settings, load_settings
 def _options(function: Any) -> Any:
     """Add the options that dev and serve share."""
     for option in (
-        click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on."),
-        click.option("--host", help="Address to listen on."),
-        click.option("--workers", type=click.IntRange(1, 256), help="Worker processes."),
+        click.option(
+            "--port", type=click.IntRange(0, 65535), metavar="N", help="Port to listen on."
+        ),
+        click.option("--host", metavar="ADDRESS", help="Address to listen on."),
+        click.option(
+            "--workers", type=click.IntRange(1, 256), metavar="N", help="Worker processes."
+        ),
     ):
         function = option(function)
     return function

@@ -40,11 +40,13 @@ def state() -> None:
 @click.argument("pk")
 @click.option("--since", metavar="TIME", help="Changes since then; A..B is a window.")
 @click.option("--until", metavar="TIME", help="Changes until then.")
-@click.option("--column", help="Only changes of this column.")
+@click.option("--column", metavar="NAME", help="Only changes of this column.")
 @click.option("--request", metavar="ID", help="Only changes by this request.")
 @click.option("--include-rolled-back", is_flag=True, help="Also what was tried and undone.")
 @click.option("--at", metavar="TIME", help="Show the row as it was then.")
-@click.option("-n", "--limit", type=click.IntRange(1), help="Only the newest N changes.")
+@click.option(
+    "-n", "--limit", type=click.IntRange(1), metavar="N", help="Only the newest N changes."
+)
 @scoped()
 def history(scope: Scope, /, table: str, pk: str, **options: Any) -> None:
     """Show every change of a row, newest last, linked to the request that made it.
@@ -220,7 +222,7 @@ def _show_row_at(
 )
 @click.argument("table")
 @click.argument("pk")
-@click.option("--column", help="Only this column.")
+@click.option("--column", metavar="NAME", help="Only this column.")
 @scoped()
 def blame(scope: Scope, table: str, pk: str, column: str | None) -> None:
     """Show for each column of a row its value and who wrote it last.

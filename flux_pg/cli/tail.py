@@ -34,7 +34,9 @@ _SHOWN_FIRST = 10
 @click.option("--status", metavar="STATUS", help="Only these: 404, 5xx or 400-499.")
 @click.option("--since", metavar="TIME", help="Begin with requests since then; A..B is a window.")
 @click.option("--until", metavar="TIME", help="Requests until then; does not go on.")
-@click.option("-n", "--lines", type=click.IntRange(0), help="Begin with the last N requests.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(0), metavar="N", help="Begin with the last N requests."
+)
 @click.option("--no-follow", is_flag=True, help="Print what there is and end.")
 @scoped()
 def tail(

@@ -15,7 +15,7 @@ import click
 import pytest
 
 from flux_pg.cli import door
-from flux_pg.cli.root import SECTIONS, cli
+from flux_pg.cli.root import _SUMMARIES, SECTIONS, cli
 from flux_pg.errors import DatabaseUnreachable, DivergenceError, FluxError, NotFoundError
 from tests.cli.conftest import Flux, spawn
 from tests.cli.records import record
@@ -51,6 +51,13 @@ def test_the_help_page_lists_every_command(bare: Flux) -> None:
     for names in SECTIONS.values():
         for name in names:
             assert f"\n  {name} " in shown.out
+
+
+def test_the_help_page_says_what_each_command_says_itself() -> None:
+    context = click.Context(cli)
+    for name, summary in _SUMMARIES.items():
+        command = cli.get_command(context, name)  # type: ignore[attr-defined]
+        assert command.help.split("\n\n")[0].replace("\n", " ") == summary
 
 
 @pytest.mark.parametrize(
