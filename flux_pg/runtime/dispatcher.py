@@ -20,7 +20,7 @@ from .boundaries.log import current_log, suspended
 from .context import Ports
 from .failures import describe_error
 from .outbound import OutboundClient
-from .run import Run, current_span
+from .run import Run, RunClosed, current_span
 from .session import RunDatabase
 from .sql_redaction import ParameterNames, redact_parameters, result_output
 from .statements import StatementRefused, inspect_statement
@@ -60,6 +60,9 @@ class Dispatcher:
         self._names = names
         self._environment = environment
         self._value_limit_bytes = value_limit_bytes
+        self._in_threads: set[trio.CancelScope] = set()
+        self._threads_done = trio.Event()
+        self._closed = False
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
             "db.query": self._query,
             "db.begin": self._begin,
@@ -79,6 +82,38 @@ class Dispatcher:
         if operation is None:
             raise FluxError(f"there is no operation {op!r}", code="unknown-operation")
         return await operation(**arguments)
+
+    async def handle_for_thread(self, op: str, arguments: dict[str, Any]) -> Any:
+        """`handle` for a function in a thread, until `close`.
+
+        Raises:
+            RunClosed: The function's time is over; its thread goes on without it.
+        """
+        if self._closed:
+            raise _too_late(self._run, op)
+        with trio.CancelScope() as scope:
+            self._in_threads.add(scope)
+            try:
+                return await self.handle(op, arguments)
+            finally:
+                self._in_threads.discard(scope)
+                if not self._in_threads:
+                    self._threads_done.set()
+        raise _too_late(self._run, op)
+
+    async def close(self) -> None:
+        """Stop what an abandoned thread has asked for; returns once nothing is under way.
+
+        A cancellation does not reach such a thread's operations by itself, and a transaction must
+        not be ended while a statement runs in it. Cancellation: runs to its end.
+        """
+        self._closed = True
+        for scope in self._in_threads:
+            scope.cancel()
+        with trio.CancelScope(shield=True):
+            while self._in_threads:
+                self._threads_done = trio.Event()
+                await self._threads_done.wait()
 
     def ports(self) -> Ports:
         """The operations that need no waiting."""
@@ -207,6 +242,13 @@ def _observed(kind: str, name: str, produce: Callable[[], T]) -> T:
         return produce()
     with suspended():
         return log.observe(kind, name, produce)
+
+
+def _too_late(run: Run, op: str) -> RunClosed:
+    return RunClosed(
+        f"request {run.request_id} has ended; {op} was not done",
+        "A function in a thread cannot be stopped: give it a longer timeout, or less to do.",
+    )
 
 
 def no_such_function(name: str, known: Sequence[str]) -> NotFoundError:

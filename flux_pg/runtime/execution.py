@@ -205,7 +205,9 @@ class Executor:
             self._environment,
             self._settings.record_value_limit_bytes,
         )
-        engine = self._engines[run.invocation.function.runtime]
+        spec = run.invocation.function
+        engine = self._engines[spec.runtime]
+        handle = dispatcher.handle if spec.is_async else dispatcher.handle_for_thread
         token = current_span.set(span.span_id)
         error: BaseException | None = None
         value: Any = None
@@ -213,7 +215,7 @@ class Executor:
             with trio.CancelScope(deadline=deadline) as scope:
                 try:
                     value = await engine.invoke(
-                        run, run.invocation.arguments, dispatcher.handle, dispatcher.ports()
+                        run, run.invocation.arguments, handle, dispatcher.ports()
                     )
                 except trio.Cancelled:
                     raise
@@ -225,8 +227,9 @@ class Executor:
                     error = raised
         finally:
             current_span.reset(token)
+            await dispatcher.close()
         if scope.cancelled_caught or (error is not None and scope.cancel_called):
-            limit_s = run.invocation.function.timeout_s or self._settings.request_timeout_s
+            limit_s = spec.timeout_s or self._settings.request_timeout_s
             late = TimedOut(f"the function ran longer than its limit of {limit_s:g} s")
             late.__cause__ = error
             return Finished(error=late, outcome="timeout")

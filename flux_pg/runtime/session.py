@@ -167,6 +167,8 @@ class RunDatabase:
             return
         if self.is_single or self._depth:
             await transaction.end_block(commit)
+            if transaction.missing:
+                self._run.mark_incomplete(transaction.missing)
             return
         self._transaction = None
         self._note_open()

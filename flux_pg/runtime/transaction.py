@@ -45,6 +45,7 @@ _SET_BOTH = (
     " pg_catalog.set_config('flux.span_id', %s, true)"
 )
 _COLLECT = "select flux.collect_attempted(%s)::text"
+_STRUCK = "row changes not captured: stopped while a savepoint was being set after them"
 _SETTLE = Statement("set constraints all immediate")
 _COMMIT = Statement("commit")
 _ROLLBACK = Statement("rollback")
@@ -81,10 +82,11 @@ class CommitFailed(Exception):
 class _Block:
     """A savepoint the user asked for; set on the server with the first statement inside it."""
 
-    __slots__ = ("position", "unsaved_before", "wrote")
+    __slots__ = ("name", "position", "unsaved_before", "wrote")
 
     def __init__(self) -> None:
         self.position: int | None = None
+        self.name = 0
         self.unsaved_before = False
         self.wrote = False
 
@@ -98,6 +100,7 @@ class Transaction:
         failed: An SQL error has aborted it on the server.
         lost: The session is gone; what it did cannot be read back any more.
         attempted: Row changes of blocks that were rolled back while the rest goes on.
+        missing: Why some that were rolled back are not among them; empty if they all are.
     """
 
     def __init__(
@@ -110,7 +113,8 @@ class Transaction:
         self._conn: Connection[Any] | None = None
         self._lock = trio.Lock()
         self._begun = False
-        self._saves = 0
+        self._saves: tuple[int, ...] = ()
+        self._last_name = 0
         self._unsaved = False
         self._blocks: list[_Block] = []
         self._pending: list[Statement] = []
@@ -123,6 +127,7 @@ class Transaction:
         self.failed = False
         self.lost = False
         self.attempted: list[Attempted] = []
+        self.missing = ""
 
     @property
     def is_open(self) -> bool:
@@ -242,23 +247,26 @@ class Transaction:
         return prefix
 
     def _savepoint(self) -> Statement:
-        self._saves += 1
+        # A name is never used twice: going back to a savepoint that was never set must fail.
+        self._last_name += 1
+        self._saves += (self._last_name,)
         self._unsaved = False
-        return Statement(f"savepoint flux_{self._saves}")
+        return Statement(f"savepoint flux_{self._last_name}")
 
     def _block_savepoints(self) -> list[Statement]:
         statements = []
         for block in self._blocks:
             if block.position is None:
                 block.unsaved_before = self._unsaved
+                block.position = len(self._saves)
                 statements.append(self._savepoint())
-                block.position = self._saves
+                block.name = self._last_name
         return statements
 
     @property
     def _reads_back(self) -> bool:
         """Whether the savepoint budget is used up; blocks need their savepoints all the same."""
-        return self._saves >= MAX_SAVEPOINTS and not self._blocks
+        return len(self._saves) >= MAX_SAVEPOINTS and not self._blocks
 
     def _suffix(self, text: StatementText, request_id: str) -> list[Statement]:
         if text.reads_only or not self._reads_back or not self._recording:
@@ -327,9 +335,9 @@ class Transaction:
             if self.lost or self._conn is None or block.position is None:
                 return
             if commit and not self.failed:
-                self._pending.append(Statement(f"release savepoint flux_{block.position}"))
+                self._pending.append(Statement(f"release savepoint flux_{block.name}"))
                 self._unsaved = self._unsaved or block.wrote or block.unsaved_before
-                self._saves = block.position - 1
+                self._saves = self._saves[: block.position]
                 return
             swallowed = commit and self.failed
             await self._roll_block_back(block)
@@ -354,13 +362,13 @@ class Transaction:
             self._pending.clear()
         back = [
             *([] if self.failed else self._pending),
-            Statement(f"rollback to savepoint flux_{block.position}"),
-            Statement(f"release savepoint flux_{block.position}"),
+            Statement(f"rollback to savepoint flux_{block.name}"),
+            Statement(f"release savepoint flux_{block.name}"),
         ]
         self._pending.clear()
         batch = await self._send([*back, *collect], finish=True)
         self.failed = False
-        self._saves = block.position - 1
+        self._saves = self._saves[: block.position]
         self._unsaved = block.unsaved_before
         self._context = ("", "")  # set_config inside was rolled back: it has to be said again
         for name, before, after in zip(requests, inside, batch[len(back) :], strict=True):
@@ -371,20 +379,19 @@ class Transaction:
     async def _return_to_savepoint(self) -> None:
         """Bring a failed transaction back to its newest savepoint.
 
-        A cancellation may have struck before the savepoint of its own message was set: then that
-        one does not exist, and the one before it protects everything that was written.
+        A cancellation may have struck while that one was being set (or a block before it released):
+        then it does not exist, and what was written since the one before it is lost.
         """
         assert self._conn is not None
-        for number in (self._saves, self._saves - 1):
-            if number < 1:
-                break
-            statement = Statement(f"rollback to savepoint flux_{number}")
+        for name in reversed(self._saves):
+            statement = Statement(f"rollback to savepoint flux_{name}")
             batch = await run_batch(self._conn, [statement], finish=True)
             if batch.error is None:
                 self.failed = False
                 return
             if not isinstance(batch.error, psycopg.errors.InvalidSavepointSpecification):
                 raise batch.error
+            self.missing = _STRUCK
 
     # Ends
 
@@ -474,14 +481,14 @@ class Transaction:
         if self.failed:
             await self._return_to_savepoint()
             if self.failed:
-                return ""  # no savepoint: the first write itself failed, and changed nothing
+                return self.missing
         collects = [Statement(_COLLECT, (name,)) for name in self._requests]
         batch = (await run_batch(self._conn, [*self._pending, *collects], finish=True)).check()
         results = batch[len(self._pending) :]
         self._keep(
             {name: row.rows[0][0] for name, row in zip(self._requests, results, strict=True)}
         )
-        return ""
+        return self.missing
 
     def _keep(self, collected: dict[str, str | None]) -> None:
         self.attempted += [
