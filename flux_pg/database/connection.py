@@ -71,6 +71,9 @@ _READY_R = Ready.R
 # can come before the server has begun the statement, and is then ignored.
 _FIRST_RETRY_S = 0.05
 
+# What waiting for the socket raises when another task closes it or waits for it too.
+_UNWAITABLE = (trio.ClosedResourceError, trio.BusyResourceError)
+
 
 class _Suspended(Generic[RV]):
     """A generator and what it waits for, so that an interrupted wait can be taken up again."""
@@ -326,9 +329,17 @@ class Connection(AsyncConnection[Row]):
         if self.closed:
             return
         if self.pgconn.transaction_status == _ACTIVE:
-            with trio.CancelScope(shield=True):
-                await self._try_cancel(timeout=self.cancel_grace_s / 2)
+            with trio.CancelScope(shield=True, deadline=self._grace_deadline()):
+                await self._cancel_twice()
         self.drop()
+
+    async def _cancel_twice(self) -> None:
+        """The first request may have come before the statement had begun."""
+        await self._try_cancel(timeout=self.cancel_grace_s / 2)
+        with trio.move_on_after(_FIRST_RETRY_S), suppress(OSError, *_UNWAITABLE):
+            await wait_readable(self.pgconn.socket)
+            return
+        await self._try_cancel(timeout=self.cancel_grace_s / 2)
 
     def _grace_deadline(self) -> float:
         return trio.current_time() + self.cancel_grace_s

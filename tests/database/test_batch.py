@@ -220,6 +220,22 @@ async def test_failed_statement_stays_prepared_and_unparsed_one_does_not(conn: C
     assert await prepared(conn) == ["select 1 / $1::int", "select 7"]
 
 
+async def test_savepoint_is_rolled_back_in_the_batch_after_the_failure(conn: Conn) -> None:
+    """Closing what could not be prepared must not disturb a failed transaction."""
+    conn.prepare_threshold = 0
+    (await run_batch(conn, [("begin", None), ("create temp table t (a int)", None)])).check()
+    for i in range(4):
+        save = [("savepoint s", None), ("insert into t values (%s)", (i,))]
+        batch = await run_batch(conn, [*save, ("select nonsense", None)])
+        assert batch.failed_at == 2
+        assert conn.pgconn.transaction_status == TransactionStatus.INERROR
+        again = [("rollback to savepoint s", None), ("insert into t values (%s)", (i,))]
+        (await run_batch(conn, again)).check()
+    tail = await run_batch(conn, [("select count(*) from t", None), ("commit", None)])
+    assert tail.check()[0].rows == [(4,)]
+    assert conn.is_clean()
+
+
 async def test_ddl_of_another_session_costs_one_error_not_all(conn: Conn, bare: Database) -> None:
     conn.prepare_threshold = 0
     with psycopg.connect(bare.superuser, autocommit=True) as other:

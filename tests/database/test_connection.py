@@ -285,22 +285,23 @@ async def test_close_while_another_task_waits_wakes_it(conn: Conn) -> None:
     assert conn.in_doubt
 
 
-async def test_cancel_safe_stops_the_statement_of_another_task(conn: Conn) -> None:
-    with pytest.raises(psycopg.errors.QueryCanceled):
+async def test_cancel_safe_stops_the_statement_of_another_task(conn: Conn, bare: Database) -> None:
+    query = "select 1 from pg_stat_activity where pid = %s and wait_event = 'PgSleep'"
+    pid = conn.pgconn.backend_pid
+    canceled: list[psycopg.Error] = []
+
+    async def sleeper() -> None:
+        try:
+            await conn.execute("select pg_sleep(60)")
+        except psycopg.errors.QueryCanceled as exc:
+            canceled.append(exc)
+
+    with psycopg.connect(bare.superuser, autocommit=True) as other:
         async with trio.open_nursery() as nursery:
-
-            async def cancel() -> None:
-                await trio.testing.wait_all_tasks_blocked()
-                await conn.cancel_safe()
-
-            nursery.start_soon(cancel)
-            try:
-                await conn.execute("select pg_sleep(60)")
-            except psycopg.errors.QueryCanceled:
-                nursery.cancel_scope.cancel()
-                raise_outside = True
-        if raise_outside:
-            raise psycopg.errors.QueryCanceled
+            nursery.start_soon(sleeper)
+            await eventually(lambda: other.execute(query, (pid,)).fetchone() is not None)
+            await conn.cancel_safe()
+    assert canceled
     assert conn.is_clean()
 
 

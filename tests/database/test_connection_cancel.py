@@ -334,6 +334,25 @@ async def test_cancel_that_comes_before_the_statement_has_begun_is_sent_again(ds
     await conn.close()
 
 
+async def test_cancelled_pipeline_leaves_nothing_running_on_the_server(
+    dsn: str, witness: psycopg.Connection[Any]
+) -> None:
+    pids: list[int] = []
+    for _ in range(10):
+        conn: Conn = await Connection.connect(dsn, autocommit=True)
+        pids.append(conn.pgconn.backend_pid)
+
+        async def sleep(conn: Conn = conn) -> None:
+            async with conn.pipeline():
+                cursor = await conn.execute("select pg_sleep(60)")
+                await cursor.fetchone()
+
+        attempt = await cancel_at(1, sleep)
+        assert attempt.cancelled
+        assert conn.closed
+    await eventually(lambda: not any(is_running(witness, pid) for pid in pids))
+
+
 async def test_commit_in_flight_is_finished_when_cancelled(
     dsn: str, witness: psycopg.Connection[Any]
 ) -> None:

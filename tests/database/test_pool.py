@@ -466,21 +466,24 @@ async def _first_failure(pool: Pool) -> None:
 
 
 async def test_waiter_whose_turn_it_was_passes_it_on(autojump_clock: MockClock) -> None:
-    """The one that was to try next gives up: another must wake at the right time, not never."""
-    attempts = 0
+    """Who was to try next gives up: another must wake at the right time, not never."""
+    attempts: list[float] = []
 
     async def refuse(*_: object, **__: object) -> Conn:
-        nonlocal attempts
-        attempts += 1
+        attempts.append(trio.current_time() - began)
+        await trio.sleep(0.5)
         raise psycopg.OperationalError("nobody there")
 
-    pool = Pool("", max_size=2, connect=refuse, backoff_s=(1.0, 1.0), jitter=lambda: 1.0)
+    async def knock(after_s: float, patience_s: float) -> None:
+        await trio.sleep(after_s)
+        with pytest.raises(PoolTimeout):
+            await pool.acquire(patience_s)
+
+    pool = Pool("", max_size=2, connect=refuse, backoff_s=(2.0, 2.0), jitter=lambda: 1.0)
+    began = trio.current_time()
     async with trio.open_nursery() as nursery:
-
-        async def knock(patience_s: float) -> None:
-            with pytest.raises(PoolTimeout):
-                await pool.acquire(patience_s)
-
-        for patience_s in (0.5, 1.5, 1.7, 5.5):
-            nursery.start_soon(knock, patience_s)
-    assert attempts >= 5
+        nursery.start_soon(knock, 0, 0.6)  # fails at 0.5: nobody tries before 2.5
+        nursery.start_soon(knock, 2.5, 0.8)  # tries, fails at 3.0, leaves at 3.3
+        nursery.start_soon(knock, 2.6, 1.4)  # next in turn, leaves at 4.0
+        nursery.start_soon(knock, 2.7, 3.0)  # must try at 5.0
+    assert attempts == pytest.approx([0, 2.5, 5.0])
