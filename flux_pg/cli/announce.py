@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import click
 import msgspec
@@ -25,6 +29,11 @@ from flux_pg.runtime import events
 from flux_pg.runtime.control import Problem
 
 _POLL_S = 0.1
+T = TypeVar("T")
+
+
+Route = tuple[str, ...]
+"""Method, path and file of a function."""
 
 
 class Log(Protocol):
@@ -42,11 +51,11 @@ class Log(Protocol):
     def event(self, event: events.Event) -> None:
         """Show an event of the supervisor."""
 
-    async def follow_requests(self, database_url: str) -> None:
-        """Show each request until cancelled."""
+    async def follow(self, database_url: str) -> None:
+        """Show what has to be read from the database, until cancelled."""
 
-    async def last_requests(self) -> None:
-        """Show the requests that ended since the last look; the end is near."""
+    async def finish(self) -> None:
+        """Show what is still to be shown; the end is near."""
 
 
 class JsonLog:
@@ -57,7 +66,9 @@ class JsonLog:
 
     def _write(self, level: str, event: str, **more: Any) -> None:
         at = datetime.now(UTC).isoformat(timespec="microseconds")
-        self._scope.emit_line({"at": at, "level": level, "event": event, **more})
+        # A reader that went away must not end the server.
+        with suppress(OSError):
+            self._scope.emit_line({"at": at, "level": level, "event": event, **more})
 
     def note(self, text: str) -> None:
         """Show progress."""
@@ -77,10 +88,10 @@ class JsonLog:
         level = "error" if name in _FAILURES else "warning" if name in _WARNINGS else "info"
         self._write(level, _snake(name), **msgspec.to_builtins(event))
 
-    async def follow_requests(self, database_url: str) -> None:
-        """Requests are in the database; a line for each would say it twice."""
+    async def follow(self, database_url: str) -> None:
+        """Nothing to do: a line for each request is the workers' own."""
 
-    async def last_requests(self) -> None:
+    async def finish(self) -> None:
         """Nothing to do."""
 
 
@@ -103,7 +114,10 @@ class TextLog:
         self._url = ""
         self._welcomed = False
         self._feed: Feed | None = None
-        self._routes: list[tuple[str, str, str]] = []
+        self._showing = threading.Lock()
+        self._routes: list[Route] = []
+        # Events that are shown with something from the database; `event` itself may not wait.
+        self._later, self._waiting = trio.open_memory_channel[events.Event](math.inf)
 
     def note(self, text: str) -> None:
         """Show progress."""
@@ -129,21 +143,19 @@ class TextLog:
 
     def event(self, event: events.Event) -> None:
         """Show an event, if it is of interest to a person."""
-        style = self._style
         match event:
             case events.Listening(host, port):
                 shown = "localhost" if host in ("127.0.0.1", "::1", "0.0.0.0", "::") else host
                 self._url = f"http://{shown}:{port}"
             case events.WorkerReady() if not self._welcomed:
                 self._welcomed = True
-                self._banner(event)
+                self._later.send_nowait(event)
             case events.WorkerFailed(still_serving=serving):
                 self._problems(event.problems)
                 if not serving:
                     self.note("waiting for a change of the files")
-            case events.Reloaded(took_ms=took, deployment=deployment):
-                self._say(f"{style.good('reloaded')} {style.dim(f'in {took} ms')}")
-                self._changed_routes(deployment)
+            case events.Reloaded():
+                self._later.send_nowait(event)
             case events.ReloadFailed():
                 self._problems(event.problems)
                 self.note("the version before goes on")
@@ -198,7 +210,6 @@ class TextLog:
         name = style.strong(settings.project_name)
         self._say(f"  {style.good('●')} {verb}  {name}  {style.accent(self._url)}")
         self._say("")
-        self._routes = self._read_routes(ready.deployment)
         for line in self._lines(self._routes):
             self._say(f"    {line}")
         if not ready.functions:
@@ -209,9 +220,8 @@ class TextLog:
         self._say("")
         self._problems(ready.problems)
 
-    def _changed_routes(self, deployment: str) -> None:
+    def _changed_routes(self, before: list[Route]) -> None:
         """Show which routes came and went with a reload."""
-        before, self._routes = self._routes, self._read_routes(deployment)
         for sign, routes, others in (
             (self._style.good("+"), self._routes, before),
             (self._style.bad("-"), before, self._routes),
@@ -219,62 +229,88 @@ class TextLog:
             for line in self._lines([route for route in routes if route not in others]):
                 self._say(f"  {sign} {line}")
 
-    def _read_routes(self, deployment: str) -> list[tuple[str, str, str]]:
-        """Return method, path and file of each function, by path."""
-        return sorted(
-            (
-                (str(f.get("method") or ""), str(f.get("path") or ""), str(f.get("file") or ""))
-                for f in self._deployed(deployment)
-            ),
-            key=lambda route: route[1],
-        )
-
-    def _lines(self, routes: list[tuple[str, str, str]]) -> list[str]:
+    def _lines(self, routes: list[Route]) -> list[str]:
         width = min(max((len(path) for _, path, _ in routes), default=0), 48)
         return [
             f"{pad(method, 7)}{pad(clean(path), width)}  {self._style.dim(clean(file))}"
             for method, path, file in routes
         ]
 
-    def _deployed(self, deployment: str) -> list[dict[str, Any]]:
+    def _deployed(self, event: events.Event) -> list[Route]:
+        """Return method, path and file of each function of an event's deployment, by path."""
         assert self._settings.database_url is not None
+        deployment = getattr(event, "deployment", "")
         try:
             with connect(self._settings.database_url) as database:
                 row = database.execute(
                     "select functions from flux.deployments where deployment_id::text = %s",
                     (deployment,),
                 ).fetchone()
-        except FluxError:
-            return []
-        return list(row["functions"]) if row else []
+        except (FluxError, psycopg.Error):
+            return self._routes
+        routes = [
+            tuple(str(f.get(name) or "") for name in ("method", "path", "file"))
+            for f in (row["functions"] if row else [])
+        ]
+        return sorted(routes, key=lambda route: route[1])
 
-    async def follow_requests(self, database_url: str) -> None:
+    async def follow(self, database_url: str) -> None:
+        """Show each request, and events with their routes, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._show_waiting)
+            if self._settings.dev:
+                nursery.start_soon(self._follow_requests, database_url)
+
+    async def _show_waiting(self) -> None:
+        async for event in self._waiting:
+            deployed = await _in_thread(self._deployed, event)
+            self._show_with_routes(event, deployed)
+
+    def _show_with_routes(self, event: events.Event, routes: list[Route]) -> None:
+        before, self._routes = self._routes, routes
+        match event:
+            case events.WorkerReady():
+                self._banner(event)
+            case events.Reloaded(took_ms=took):
+                self._say(f"{self._style.good('reloaded')} {self._style.dim(f'in {took} ms')}")
+                self._changed_routes(before)
+            case _:
+                return
+
+    async def _follow_requests(self, database_url: str) -> None:
         """Show each request until cancelled; a lost database is waited for."""
         while True:
             try:
-                with connect(database_url) as database:
-                    self._feed = Feed(database, Filter())
-                    while True:
-                        await trio.sleep(_POLL_S)
-                        await trio.to_thread.run_sync(self._show_requests)
+                self._feed = await _in_thread(self._open_feed, database_url)
+                while True:
+                    await trio.sleep(_POLL_S)
+                    await _in_thread(self._show_requests)
             except (FluxError, psycopg.Error):
                 self._feed = None
                 await trio.sleep(1)
 
-    async def last_requests(self) -> None:
+    def _open_feed(self, database_url: str) -> Feed:
+        return Feed(connect(database_url), Filter())
+
+    async def finish(self) -> None:
         """Show the requests that ended while draining."""
         if self._feed is not None:
-            try:
-                await trio.to_thread.run_sync(self._show_requests)
-            except psycopg.Error:
-                return
+            with suppress(FluxError, psycopg.Error):
+                await _in_thread(self._show_requests)
 
     def _show_requests(self) -> None:
-        assert self._feed is not None
-        for row in self._feed.poll():
-            for line in request_lines(row, self._scope.style, terminal_width()):
-                try:
-                    click.echo(line, color=self._scope.style.enabled)
-                    sys.stdout.flush()
-                except OSError:
-                    return
+        with self._showing:  # the end may come while a poll is under way
+            if self._feed is None:
+                return
+            for row in self._feed.poll():
+                for line in request_lines(row, self._scope.style, terminal_width()):
+                    try:
+                        click.echo(line, color=self._scope.style.enabled)
+                        sys.stdout.flush()
+                    except OSError:
+                        return
+
+
+async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:
+    """Run blocking work in a thread; if cancelled, a server that hangs is not waited for."""
+    return await trio.to_thread.run_sync(work, *arguments, abandon_on_cancel=True)

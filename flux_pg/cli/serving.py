@@ -86,12 +86,11 @@ async def _run(scope: Scope, settings: Settings, log: announce.Log) -> None:
             ready = await _migrated(settings, database_url, admin_url, log)
             log.begin(ready, began)
             async with trio.open_nursery() as nursery:
-                if ready.dev:
-                    nursery.start_soon(log.follow_requests, database_url)
+                nursery.start_soon(log.follow, database_url)
                 await run_supervisor(
                     ready, on_event=log.event, listeners=listeners, prepare=prepare
                 )
-                await log.last_requests()
+                await log.finish()
                 nursery.cancel_scope.cancel()
     finally:
         for listener in listeners:
