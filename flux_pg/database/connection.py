@@ -60,7 +60,6 @@ Error = errors.Error  # for files that know Trio and therefore do not import psy
 
 logger = logging.getLogger("flux.database")
 
-_OK = pq.ConnStatus.OK
 _ACTIVE = pq.TransactionStatus.ACTIVE
 _IDLE = pq.TransactionStatus.IDLE
 _PIPELINE_OFF = pq.PipelineStatus.OFF
