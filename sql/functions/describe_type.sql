@@ -32,7 +32,7 @@ begin
         return '"s"';
     end if;
     return case
-        when v_type.typname in ('int2', 'int4', 'int8', 'oid', 'float4', 'float8', 'numeric')
+        when v_type.typname in ('int2', 'int4', 'int8', 'float4', 'float8', 'numeric')
             then '"n"'
         when v_type.typname = 'bool' then '"b"'
         when v_type.typname in ('json', 'jsonb') then '"j"'

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+
 from tests.conftest import Database
 from tests.oracle.model import Model
 from tests.oracle.workload import SCHEMA, Workload

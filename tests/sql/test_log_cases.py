@@ -42,8 +42,6 @@ def test_null_is_told_from_json_null_and_from_empty(log: Log) -> None:
         "insert into t values (1, 'null', ''), (2, null, null)",
         "update t set j = null, s = null where id = 1",
     )
-    images = log.rows("select old, new from flux.mutation_log order by seq") if False else None
-    assert images is None
     with psycopg.connect(log.database.superuser) as conn:
         stored = conn.execute("select new from flux.mutation_log order by seq").fetchall()
     assert stored == [(["1", "null", ""],), (["2", None, None],), ([None, None],)]
@@ -113,7 +111,6 @@ def test_swapped_keys_are_not_mixed_up(log: Log) -> None:
     )
     assert log.blame("t", "1")["a"]["value"] == "two"
     assert log.blame("t", "2")["a"]["value"] == "one"
-    assert [h["new"].get("a") for h in log.history("t", "1")][0] in ("one", "two")
 
 
 def test_keys_that_are_equal_are_one_row(log: Log) -> None:
@@ -388,7 +385,8 @@ def test_requests_and_spans_are_recorded(log: Log) -> None:
     request = REQUEST % 1
     with log.conn.transaction():
         log.conn.execute(
-            "select set_config('flux.request_id', %s, true), set_config('flux.span_id', '-2', true)",
+            "select set_config('flux.request_id', %s, true),"
+            " set_config('flux.span_id', '-2', true)",
             [request],
         )
         log.run("insert into t values (1)")

@@ -75,7 +75,7 @@ def test_a_trigger_that_deletes_and_inserts_again(log: Log, name: str) -> None:
         "update t set a = 5",
     )
     expected = ["INSERT", "DELETE", "INSERT", "UPDATE"]
-    assert chain(log, "t", "1") == expected + ["UPDATE", "DELETE", "INSERT", "UPDATE"]
+    assert chain(log, "t", "1") == [*expected, "UPDATE", "DELETE", "INSERT", "UPDATE"]
 
 
 @pytest.mark.parametrize("name", ["aaa", "zzz"])
