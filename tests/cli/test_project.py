@@ -140,7 +140,7 @@ def test_from_init_to_why_with_the_embedded_database(bare: Flux, project: Path) 
         for text in (
             "ValueError: a greeting needs a name, not '  '", f"{RENAME}:{at} in rename",
             "raise ValueError(", "Ann", "First", "rolled back: 1 row change",
-            'name: "world" → "  "', "greetings 1: last written by hello",
+            'name: "world" → "  "', "greetings 1 was last written by hello",
         ):  # fmt: skip
             assert text in why.out, why.out
 
