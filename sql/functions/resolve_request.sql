@@ -10,6 +10,7 @@ as $$
 declare
     c_shown constant integer := 8;
     v_digits text := replace(lower(btrim(p_selector)), '-', '');
+    v_end text;
     v_since interval;
     v_found uuid[];
 begin
@@ -55,13 +56,20 @@ begin
             limit 1
         ) as x;
     elsif v_found is null then
-        foreach v_since in array array['1 hour', '1 day', '100 years']::interval[] loop
+        -- The digits again as a uuid ends, with its dashes: to match them costs the least then.
+        v_end := '%' || right(
+            lpad(v_digits, 32, '0')::uuid::text,
+            length(v_digits) + (length(v_digits) > 12)::int + (length(v_digits) > 16)::int
+                + (length(v_digits) > 20)::int + (length(v_digits) > 24)::int
+        );
+        foreach v_since in array array['10 minutes', '2 hours', '1 day', '100 years']::interval[]
+        loop
             select array_agg(x.request_id) into v_found
             from (
                 select e.request_id
                 from flux.executions as e
                 where e.request_id >= flux.uuid_floor(greatest(now() - v_since, 'epoch'))
-                    and right(replace(e.request_id::text, '-', ''), length(v_digits)) = v_digits
+                    and e.request_id::text like v_end
                 order by e.request_id desc
                 limit c_shown + 1
             ) as x;
