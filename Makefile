@@ -5,11 +5,13 @@
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$p; break; fi; done)
+# Most tests wait for servers and processes, not for the CPU.
+JOBS ?= 4
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml requirements.lock | sha256sum | cut -c1-16)
 
-.PHONY: run test test-full lint bench clean setup lock
+.PHONY: run test test-full lint bench docs clean setup lock
 
 setup: $(STAMP)
 
@@ -27,10 +29,10 @@ run: $(STAMP)
 	@ONCE=$(ONCE) $(BIN)/python examples/orders/demo.py
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 test-full: $(STAMP) lint
-	FLUX_TEST_SCALE=20 $(BIN)/python -m pytest --timeout 3600
+	FLUX_TEST_SCALE=20 $(BIN)/python -m pytest -n 2 --timeout 3600
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .
@@ -38,6 +40,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# The pages made from the database's comments and from the settings.
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
 
 # A new lock: the tools in it are exactly what was resolved, with hashes, and no address of an index.
 lock:
