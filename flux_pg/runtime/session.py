@@ -47,6 +47,7 @@ class _Called(msgspec.Struct):
 
     run: Run
     ending: Ending
+    settled: bool = False
 
 
 class RunDatabase:
@@ -167,8 +168,7 @@ class RunDatabase:
             return
         if self.is_single or self._depth:
             await transaction.end_block(commit)
-            if transaction.missing:
-                self._run.mark_incomplete(transaction.missing)
+            self._note_missing(transaction.missing)
             return
         self._transaction = None
         self._note_open()
@@ -203,8 +203,17 @@ class RunDatabase:
                 "the connection was lost at COMMIT: row changes not captured unless they are "
                 "shown as committed"
             )
+        self._note_missing(missing)
+        for child in self._children:
+            child.settled = True
+
+    def _note_missing(self, missing: str) -> None:
+        """What is missing of a transaction is missing of all the requests that ran in it."""
         if missing:
             self._run.mark_incomplete(missing)
+            for child in self._children:
+                if not child.settled:
+                    child.run.mark_incomplete(missing)
 
     def add_child(self, child: Run, ending: Ending) -> None:
         """Keep the record of a called function; it is written with the caller's."""

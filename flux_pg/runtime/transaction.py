@@ -465,7 +465,7 @@ class Transaction:
                 if not conn.closed and conn.pgconn.transaction_status != _IDLE:
                     await run_batch(conn, [_ROLLBACK], finish=True)
             except psycopg.Error as error:
-                missing = f"row changes not captured: {error}".strip()
+                missing = f"row changes not captured: {str(error).partition(chr(10))[0]}"
             finally:
                 await self._release()
         return self.attempted, missing
