@@ -19,7 +19,9 @@ from .clients import Sent
 from .project import PROMISES
 
 OUTCOMES = {200: {"ok"}, 409: {"error"}, 500: {"error"}, 504: {"timeout"}, 499: {"cancelled"}}
-CALLED = {"answers", "fails"}
+CALLED = {"answers", "fails", "several_called"}
+# Blocks and called functions roll back a part of a transaction that commits.
+MIXED = {"part", "plain_part", "called", "several", "several_calling"} | CALLED
 WRITES = ("insert", "update")
 
 LOSABLE_S = 2.0
@@ -79,6 +81,7 @@ class Evidence:
                 name: {row["id"]: row for row in read(f"select * from {name}")}
                 for name in ("entries", "counters", "children")
             }
+            self.findings = read("select * from flux.verify()")
         self.by_tag = {row["client_request_id"]: row for row in self.executions.values()
                        if row["client_request_id"]}  # fmt: skip
         self.by_request: dict[Any, list[dict[str, Any]]] = defaultdict(list)
@@ -106,6 +109,7 @@ class Evidence:
             self._counters_add_up,
             self._spans_and_mutations_agree,
             self._attempts_are_kept,
+            self._verify_finds_nothing,
         )
         return [f"{check.__name__[1:]}: {text}" for check in checks for text in check()]
 
@@ -215,16 +219,15 @@ class Evidence:
                 yield f"a change of a request that has no record: {change}"
             elif change["outcome"] == "committed" and change["xid"] not in record["xids"]:
                 yield f"its transaction is not the record's ({record['xids']}): {change}"
-            elif change["outcome"] == "rolled_back" and change["xid"] in record["xids"]:
-                if not self._may_mix(record):
-                    yield f"rolled back in a transaction that committed: {change} {record}"
+            elif (
+                change["outcome"] == "rolled_back"
+                and change["xid"] in record["xids"]
+                and record["function"] not in MIXED
+            ):
+                yield f"rolled back in a transaction that committed: {change} {record}"
             written = (change["new"] or {}).get("request_id")
             if written not in (None, str(change["request_id"])):
                 yield f"the row says request {written}: {change}"
-
-    def _may_mix(self, record: dict[str, Any]) -> bool:
-        """Blocks and called functions roll back a part of a transaction that commits."""
-        return record["function"] in {"part", "plain_part", "several", "called"} | CALLED
 
     def _records_claim_what_committed(self) -> Iterator[str]:
         for request_id, record in self.executions.items():
@@ -319,3 +322,7 @@ class Evidence:
             due = count if fingerprint != "TimedOut" else writes
             if outcomes != Counter({"rolled_back": due} if due else {}):
                 yield f"attempted {due}, recorded {dict(outcomes)}: {record}"
+
+    def _verify_finds_nothing(self) -> Iterator[str]:
+        for finding in self.findings:
+            yield str(finding)

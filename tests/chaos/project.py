@@ -80,6 +80,8 @@ PROMISES = {
     "several": Promise((1, 2, 4), 1, single=False, within=(1, 2, 4)),
     "several_in_vain": Promise(status=500, single=False, within=(1, 2)),
     "several_slow": Promise(status=504, single=False, within=(1,)),
+    "several_calling": Promise((1, 2, 4), single=False, within=(1, 2, 4)),
+    "several_called": Promise((1, 2), single=False, within=(1, 2)),
     "serial": Promise((1,), 1),
     "crossed": Promise((1,), 2),
     "nothing": Promise(),
@@ -335,6 +337,34 @@ async def several_slow(ctx: Context, tag: str, counter: int = 1):
         await trio.sleep(60)
 
 
+@define_function(transaction=False)
+async def several_calling(ctx: Context, tag: str, counter: int = 1):
+    begin(ctx, tag, "several_calling")
+    await insert(ctx, tag, 1)
+    async with ctx.db.transaction():
+        await insert(ctx, tag, 2)
+        await ctx.call("answers", {{"tag": tag, "counter": counter}})
+    try:
+        async with ctx.db.transaction():
+            await ctx.call("answers", {{"tag": tag, "counter": counter}})
+            raise KeyError("as it was meant to be")
+    except KeyError:
+        pass
+    await ctx.call("several_called", {{"tag": tag, "counter": counter}})
+    await ctx.call("answers", {{"tag": tag, "counter": counter}})
+    await insert(ctx, tag, 4)
+    return "done"
+
+
+@define_function(transaction=False)
+async def several_called(ctx: Context, tag: str, counter: int = 1):
+    begin(ctx, tag, "several_called")
+    await insert(ctx, tag, 1)
+    await trio.sleep(0.02)
+    await insert(ctx, tag, 2)
+    return "done"
+
+
 @define_function(isolation="serializable", retries=5)
 async def serial(ctx: Context, tag: str, counter: int = 1):
     begin(ctx, tag, "serial")
@@ -411,6 +441,7 @@ WEIGHTS = {
     "several": 80,
     "several_in_vain": 30,
     "several_slow": 8,
+    "several_calling": 25,
     "serial": 30,
     "crossed": 40,
     "nothing": 60,

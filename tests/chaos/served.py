@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -23,10 +24,16 @@ ROOT = Path(__file__).parents[2]
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on.
+
+    Below the ephemeral ports: a client that tries again and again while nobody listens could be
+    given the very port, and connect to itself.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Served:
@@ -54,6 +61,11 @@ class Served:
             "FLUX_REQUEST_TIMEOUT": "8s",
             "PYTHONPATH": str(ROOT),
         }
+
+    @property
+    def _pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def journals(self) -> Path:
@@ -87,7 +99,16 @@ class Served:
         errors.close()
         assert self._process.stdout is not None
         self._nursery.start_soon(self._read, self._process.stdout.detach())  # type: ignore[attr-defined]
-        await until(lambda: any(e["event"] == "worker_ready" for e in self.events[seen:]))
+        try:
+            await until(
+                lambda: (
+                    any(e["event"] == "worker_ready" for e in self.events[seen:])
+                    or not alive(self._pid)
+                )
+            )
+        finally:
+            print(*self.events[seen:], sep="\n")
+        assert alive(self._pid), (self.project / "stderr").read_text()[-2000:]
 
     async def _read(self, raw: Any) -> None:
         rest = b""
