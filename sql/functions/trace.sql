@@ -45,4 +45,4 @@ select flux.trace(flux.resolve_request(p_selector))
 $$;
 
 comment on function flux.trace(text) is
-    'As flux.trace(uuid), for anything that flux.resolve_request takes.';
+    'As flux.trace(uuid), for at least four digits of an id''s beginning or end, a trace id, @last or @last-error.';

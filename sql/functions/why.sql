@@ -97,4 +97,5 @@ as $$
 select flux.why(flux.resolve_request(p_selector))
 $$;
 
-comment on function flux.why(text) is 'As flux.why(uuid), for anything that flux.resolve_request takes.';
+comment on function flux.why(text) is
+    'As flux.why(uuid), for at least four digits of an id''s beginning or end, a trace id, @last or @last-error.';
