@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flux_pg.analysis.changes import describe
-from flux_pg.analysis.text import cells, clean, duration, fit
+from flux_pg.analysis.text import cells, clean, duration, fit, short_id
 from flux_pg.analysis.tree import Row, Step, Tree, duration_of, end_of, start_of, walk
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -66,7 +66,7 @@ def lay_out(tree: Tree, width: int, slow_us: int = 0) -> Waterfall:
     """
     width = max(width, 40)
     shown = _kept(tree, slow_us)
-    longest = max((step.depth * 3 + cells(label(step.node.span)) for step in shown), default=20)
+    longest = max((step.depth * 3 + cells(_text(step)) for step in shown), default=20)
     label_width = max(min(longest, int(width * 0.58)), 20)
     bar_width = width - label_width - _DURATION_WIDTH - 3
     begin = min((start_of(step.node.span) for step in shown), default=0)
@@ -112,12 +112,15 @@ def _branches(step: Step, room: int) -> tuple[str, str]:
     return branch[-room:], below[-room:]
 
 
+def _text(step: Step) -> str:
+    return label(step.node.span) + (" (parent missing)" if step.node.orphan else "")
+
+
 def _lines(step: Step, label_width: int, bar: str, width: int) -> list[Line]:
     node, span = step.node, step.node.span
     branch, below = _branches(step, max(label_width - 12, 12))
     status = str(span.get("status") or "ok")
-    text = label(span) + (" (parent missing)" if node.orphan else "")
-    text = fit(text, label_width - len(branch))
+    text = fit(_text(step), label_width - len(branch))
     lines = [Line(branch, text, bar, duration(duration_of(span)), status)]
     room = width - len(below)
     if error := span.get("error"):
@@ -142,9 +145,15 @@ def error_text(error: Any) -> str:
 
 
 def job_text(row: Row) -> str:
-    """Return a job that was enqueued, on one line."""
-    name = row.get("function") or row.get("name") or "job"
-    return clean(f"» job {name} {row.get('job_id') or row.get('request_id') or ''}".rstrip())
+    """Return a request that a span caused (a job, a call), on one line."""
+    name = row.get("function") or row.get("name") or ""
+    identity = str(row.get("request_id") or row.get("job_id") or "")
+    parts = [f"» {row.get('kind') or 'job'}", str(name), short_id(identity)]
+    parts += [
+        str(row.get("outcome") or ""),
+        duration(row["duration_us"]) if "duration_us" in row else "",
+    ]
+    return clean(" ".join(filter(None, parts)))
 
 
 def _bar(start: int, length: int, total: int, width: int) -> str:

@@ -13,7 +13,7 @@ from flux_pg.analysis.tree import Tree, build, walk
 from flux_pg.analysis.waterfall import Line, Waterfall, lay_out
 from flux_pg.cli.scope import Scope, examples, scoped
 from flux_pg.cli.selectors import read_duration, request_argument, show_time
-from flux_pg.cli.session import open_database
+from flux_pg.cli.session import Database, open_database
 from flux_pg.cli.style import Style, terminal_width
 from flux_pg.errors import UsageError
 
@@ -41,7 +41,8 @@ def trace(scope: Scope, request: str, slow: str | None, flame: bool, otlp: bool)
     if flame + otlp + scope.as_json > 1:
         raise UsageError("--json, --flame and --otlp exclude each other", "Give one of them.")
     slow_us = _slow(slow)
-    document = fetch(scope, request)
+    with open_database(scope.settings) as database:
+        document, children = fetch(database, request)
     if scope.as_json:
         scope.emit_json(document)
     elif otlp:
@@ -51,7 +52,7 @@ def trace(scope: Scope, request: str, slow: str | None, flame: bool, otlp: bool)
     elif flame:
         scope.emit(flame_graph.render(tree_of(document), headline(document, Style(False))))
     else:
-        scope.page(render(document, scope.style, terminal_width(), slow_us))
+        scope.page(render(document, children, scope.style, terminal_width(), slow_us))
         if document["outcome"] not in ("ok", None):
             scope.hint(f"flux why {document['request_id'][-8:]}")
 
@@ -65,18 +66,26 @@ def _slow(text: str | None) -> int:
     return int(length.total_seconds() * 1_000_000)
 
 
-def fetch(scope: Scope, request: str) -> dict[str, Any]:
-    """Return the `flux.trace/1` document of a request."""
-    with open_database(scope.settings) as database:
-        row = database.execute("select flux.trace(%s::text) as document", (request,)).fetchone()
+_CHILDREN = """
+select e.request_id::text, e.parent_span_id as span_id, e.kind, e.function, e.outcome, e.duration_us
+from flux.executions as e
+where e.trace_id = %s::uuid and e.parent_request_id = %s::uuid
+order by e.request_id
+"""
+
+
+def fetch(database: Database, request: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the `flux.trace/1` document of a request, and the requests it caused."""
+    row = database.execute("select flux.trace(%s::text) as document", (request,)).fetchone()
     assert row is not None
     document: dict[str, Any] = row["document"]
-    return document
+    identity = (document["trace_id"], document["request_id"])
+    return document, database.execute(_CHILDREN, identity).fetchall()
 
 
-def tree_of(document: dict[str, Any]) -> Tree:
-    """Return the span tree of a trace document."""
-    return build(document["spans"], document["mutations"], document["jobs"])
+def tree_of(document: dict[str, Any], children: list[dict[str, Any]] | None = None) -> Tree:
+    """Return the span tree of a trace document, the requests it caused among its jobs."""
+    return build(document["spans"], document["mutations"], [*document["jobs"], *(children or [])])
 
 
 def headline(document: dict[str, Any], style: Style) -> str:
@@ -100,9 +109,15 @@ def subline(document: dict[str, Any], style: Style) -> str:
     return style.dim("  ".join(parts))
 
 
-def render(document: dict[str, Any], style: Style, width: int, slow_us: int = 0) -> str:
+def render(
+    document: dict[str, Any],
+    children: list[dict[str, Any]],
+    style: Style,
+    width: int,
+    slow_us: int = 0,
+) -> str:
     """Return the whole page for a terminal of `width` columns."""
-    tree = tree_of(document)
+    tree = tree_of(document, children)
     waterfall = lay_out(tree, width - 2, slow_us)
     lines = [headline(document, style), subline(document, style), ""]
     lines += paint(waterfall, style)

@@ -1,4 +1,5 @@
-"""One line for each request on standard error: for a person in development, JSON in production.
+"""One line for each request: for a person on standard error, JSON among the other JSON log lines
+on standard output.
 
 The line only points to the record; it repeats nothing that a span says already.
 """
@@ -36,9 +37,9 @@ class RequestLog:
             return
         line = self._as_json(run, ending) if self._json else self._as_text(run, ending)
         try:
-            os.write(2, line.encode(errors="replace"))
+            os.write(1 if self._json else 2, line.encode(errors="replace"))
         except OSError:
-            return  # standard error is closed or full: the record is what counts
+            return  # it is closed or full: the record is what counts
 
     def _as_json(self, run: Run, ending: Ending) -> str:
         document: dict[str, Any] = {

@@ -240,7 +240,9 @@ def test_serve_logs_json_and_drains(project: Path, database18: Database) -> None
     process.terminate()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert "draining" in [json.loads(line)["event"] for line in out.splitlines()]
+    logged = {event["event"]: event for event in map(json.loads, out.splitlines())}
+    assert "draining" in logged
+    assert logged["request"]["request_id"] == answer.headers["x-request-id"]
     assert "Traceback" not in err
 
 
