@@ -116,6 +116,7 @@ class TextLog:
         self._feed: Feed | None = None
         self._showing = threading.Lock()
         self._routes: list[Route] = []
+        self._told: tuple[Problem, ...] = ()
         # Events that are shown with something from the database; `event` itself may not wait.
         self._later, self._waiting = trio.open_memory_channel[events.Event](math.inf)
 
@@ -150,6 +151,8 @@ class TextLog:
             case events.WorkerReady() if not self._welcomed:
                 self._welcomed = True
                 self._later.send_nowait(event)
+            case events.Reloading():
+                self._told = ()
             case events.WorkerFailed(still_serving=serving):
                 self._problems(event.problems)
                 if not serving:
@@ -197,6 +200,10 @@ class TextLog:
             self._say(self._style.warn(f"{lost} journal entries could not be recorded"))
 
     def _problems(self, problems: tuple[Problem, ...]) -> None:
+        """Show problems; a worker that failed and the reload that failed with it tell the same."""
+        if problems == self._told:
+            return
+        self._told = problems
         for problem in problems:
             place = f"{problem.path}:{problem.line or 1}: " if problem.path else ""
             self._say(f"{self._style.bad('✗')} {self._style.strong(place)}{problem.message}")

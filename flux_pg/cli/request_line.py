@@ -26,7 +26,7 @@ def request_lines(row: dict[str, Any], style: Style, width: int) -> list[str]:
         (
             style.dim(at),
             pad(asked, room),
-            style.outcome("ok" if not failed else row["outcome"], f"{status:>3}"),
+            _paint_status(row, style, f"{status:>3}"),
             f"{duration(row['duration_us']):>8}",
             style.dim(short),
         )
@@ -36,6 +36,13 @@ def request_lines(row: dict[str, Any], style: Style, width: int) -> list[str]:
         lines.append("          " + _failure(row, style, width - 10, short))
     lines += _changes(row["mutations"], style, width)
     return lines
+
+
+def _paint_status(row: dict[str, Any], style: Style, text: str) -> str:
+    if row["outcome"] == "ok":
+        return style.good(text)
+    at_client = row["status_code"] is not None and 400 <= row["status_code"] < 500
+    return style.warn(text) if at_client else style.bad(text)
 
 
 def _failure(row: dict[str, Any], style: Style, room: int, short: str) -> str:
