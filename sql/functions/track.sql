@@ -19,7 +19,13 @@ begin
     for v_trigger in
         select w.relation, w.name, w.definition from flux.wanted_triggers(p_table, v_table_id) as w
     loop
-        execute format('drop trigger if exists %I on %s', v_trigger.name, v_trigger.relation);
+        -- Asked for rather than DROP IF EXISTS, whose notices everybody who makes a table would read.
+        if exists (
+            select from pg_trigger as g
+            where g.tgrelid = v_trigger.relation and g.tgname = v_trigger.name
+        ) then
+            execute format('drop trigger %I on %s', v_trigger.name, v_trigger.relation);
+        end if;
         execute v_trigger.definition;
         execute format('alter table %s enable always trigger %I',
             v_trigger.relation, v_trigger.name);
