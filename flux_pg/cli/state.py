@@ -7,10 +7,10 @@ from typing import Any
 from uuid import UUID
 
 import click
-from tabulate import tabulate
+from tabulate import MIN_PADDING, tabulate
 
 from flux_pg.analysis.history import UnknownState, change_lines, row_at
-from flux_pg.analysis.text import clean, fit, plural, short_id, show
+from flux_pg.analysis.text import cells, clean, fit, plural, short_id, show
 from flux_pg.analysis.waterfall import place
 from flux_pg.cli import git
 from flux_pg.cli.scope import Scope, examples, scoped
@@ -147,27 +147,31 @@ def _iso(moment: datetime | None) -> str | None:
 
 
 def _history_table(versions: list[dict[str, Any]], style: Style, width: int) -> str:
-    # When, op, and by take what they need; the change gets the rest.
-    by = [_writer(v, 24) for v in versions]
-    by_width = max((len(text) for text in by), default=0)
-    room = max(width - 19 - 2 - 9 - by_width - 4, 24)
+    # When, op and by take what they need; the change gets the rest.
+    by = [[fit(text, 24) for text in _origin(version)] for version in versions]
+    by_width = max(max(map(cells, lines)) for lines in by)
+    room = max(width - 19 - 8 - by_width - 6, 16)
     rows = []
-    for version, writer in zip(versions, by, strict=True):
-        rolled_back = version["outcome"] != "committed"
+    for version, (writer, *below) in zip(versions, by, strict=True):
         lines = [fit(line, room) for line in change_lines(version, room)] or ["-"]
-        if rolled_back:
+        if version["outcome"] != "committed":
             lines = [style.warn(line) for line in [*lines, "(rolled back)"]]
-        where = place(version["location"])
-        below = [style.dim(fit(text, 24)) for text in (where, _commit(version)) if text]
         rows.append(
             [
                 show_time(version["at"]),
                 _paint_op(version["op"], style),
                 "\n".join(lines),
-                "\n".join([writer, *below]),
+                "\n".join([writer, *map(style.dim, below)]),
             ]
         )
     return tabulate(rows, headers=["when", "op", "change", "by"], disable_numparse=True)
+
+
+def _origin(version: dict[str, Any]) -> list[str]:
+    """Return who wrote a version, and if it is known where and at which commit."""
+    commit = f"commit {version['commit'][:10]}" if version["commit"] else ""
+    found = [_writer(version, 24), place(version["location"]), commit]
+    return [found[0], *(text for text in found[1:] if text)]
 
 
 def _paint_op(op: str, style: Style) -> str:
@@ -181,10 +185,6 @@ def _writer(row: dict[str, Any], width: int) -> str:
     if row["request_id"]:
         return fit(f"{clean(row['function'] or '?')} {short_id(row['request_id'])}", width)
     return fit(clean(row["actor"] or "outside Flux"), width)
-
-
-def _commit(row: dict[str, Any]) -> str:
-    return f"commit {row['commit'][:10]}" if row["commit"] else ""
 
 
 def _show_row_at(
@@ -275,7 +275,7 @@ def _add_authors(scope: Scope, rows: list[dict[str, Any]]) -> None:
 def _blame_table(rows: list[dict[str, Any]], style: Style, width: int) -> str:
     now = utc_now()
     headers = ["column", "value", "by", "where", "commit", "when"]
-    cells = [
+    lines = [
         [
             clean(row["column"]),
             show(row["value"], 200),
@@ -288,14 +288,14 @@ def _blame_table(rows: list[dict[str, Any]], style: Style, width: int) -> str:
     ]
     # Columns that say nothing in any line are left out; what is long gives way in this order.
     for index in (4, 3):
-        if not any(line[index] for line in cells):
+        if not any(line[index] for line in lines):
             headers.pop(index)
-            for line in cells:
+            for line in lines:
                 line.pop(index)
-    _shrink(cells, headers, width)
+    _shrink(lines, headers, width)
     painted = [
         [style.strong(line[0]), line[1], *(style.accent(text) for text in line[2:3]), *line[3:]]
-        for line in cells
+        for line in lines
     ]
     return tabulate(painted, headers=headers, disable_numparse=True)
 
@@ -308,18 +308,19 @@ def _line_commit(row: dict[str, Any]) -> str:
     return f"{commit[:8]} {fit(author, 16)}".rstrip()
 
 
-def _shrink(cells: list[list[str]], headers: list[str], width: int) -> None:
+def _shrink(lines: list[list[str]], headers: list[str], width: int) -> None:
     """Cut the longest of the value, where and commit columns until the table fits."""
     for name, least in (("value", 16), ("commit", 8), ("where", 20), ("value", 8), ("by", 16)):
         widths = [
-            max([len(headers[i]), *(len(line[i]) for line in cells)]) for i in range(len(headers))
+            max([cells(headers[i]) + MIN_PADDING, *(cells(line[i]) for line in lines)])
+            for i in range(len(headers))
         ]
         over = sum(widths) + 2 * (len(headers) - 1) - width
         if over <= 0 or name not in headers:
             continue
         index = headers.index(name)
         limit = max(widths[index] - over, least)
-        for line in cells:
+        for line in lines:
             line[index] = fit(line[index], limit)
 
 

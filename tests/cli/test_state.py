@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flux_pg.analysis.history import UnknownState, row_at
+from flux_pg.analysis.text import cells
 from tests.cli.conftest import Flux
 from tests.cli.records import SPAN, run_request, span
 
@@ -161,3 +162,17 @@ def test_a_row_is_rebuilt_from_its_versions() -> None:
         row_at(versions[1:2], datetime(2026, 1, 1, 0, 0, 2, tzinfo=UTC))
     with pytest.raises(UnknownState):
         row_at([], datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_fit_the_terminal(
+    flux: Flux, conn: Any, users: None, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    place = {"file": "functions/a_rather_long_name.py", "line": 1234, "function": "f"}
+    spans = [span(SPAN, None, "function", "f", 0, 10, location=place)]
+    statement = f"insert into public.users values (42, '{'e' * 200}', '{'計' * 90}')"
+    run_request(conn, statement, function="a_function_with_a_long_name", spans=spans)
+    for command in ("history", "blame"):
+        shown = flux("state", command, "users", "42").out
+        assert max(map(cells, shown.splitlines())) <= width, shown
