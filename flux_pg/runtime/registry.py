@@ -26,6 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 FUNCTIONS_FOLDER = "functions"
 _MODULE_PREFIX = "flux_functions"
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_AUTHS = ("none",)
 _ISOLATIONS = ("read committed", "repeatable read", "serializable")
 
 
@@ -101,7 +102,7 @@ def define_function(
 
     def declare(function: F) -> F:
         declared_name = name or function.__name__
-        _check(declared_name, method, path, isolation, timeout, retries, function)
+        _check(declared_name, method, path, auth, isolation, timeout, retries, function)
         spec = FunctionSpec(
             name=declared_name,
             handler=function,
@@ -130,6 +131,7 @@ def _check(
     name: str,
     method: str,
     path: str | None,
+    auth: str,
     isolation: str,
     timeout: float | None,
     retries: int,
@@ -147,6 +149,13 @@ def _check(
         raise LoadError(
             f"function {name}: path {path!r} does not start with /",
             f"Write path={'/' + path!r}.",
+            **where,  # type: ignore[arg-type]
+        )
+    if auth not in _AUTHS:
+        # Served all the same, it would be open to everybody while its author thinks it is not.
+        raise LoadError(
+            f"function {name}: auth {auth!r} is none of {', '.join(_AUTHS)}",
+            "Write auth='none' and let the proxy in front of Flux decide who may call it.",
             **where,  # type: ignore[arg-type]
         )
     if isolation not in _ISOLATIONS:
