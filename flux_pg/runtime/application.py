@@ -94,6 +94,8 @@ class Application:
             if self._ran_since_tick or not self._ready:
                 self._ran_since_tick = False
                 self._ready = await _works(self._pool, _TICK)
+                if self._ready:
+                    await self._executor.record_late()
             if trio.current_time() - checked > PARTITION_CHECK_S:
                 checked = trio.current_time()
                 await _works(self._pool, _PARTITIONS)

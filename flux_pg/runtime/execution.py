@@ -26,6 +26,7 @@ from .dispatcher import Dispatcher, no_such_function
 from .engines.base import Engine
 from .failures import describe_error, leaf_of
 from .journal import Journal
+from .late import LateRecords
 from .outbound import OutboundClient
 from .recording import Ending, Recorder
 from .redaction import Redactor
@@ -78,12 +79,17 @@ class Executor:
         self._redactor = redactor
         self._names = ParameterNames(redactor)
         self._journal = journal
+        self._late = LateRecords(journal)
         self._environment = environment
         self._deployment = deployment
         self._commit = commit
         self._on_finished = on_finished
         self._outbound = OutboundClient()
         self._project_prefix = str(settings.project_dir) + "/"
+
+    async def record_late(self) -> None:
+        """Write the records that could not be written when their requests ended."""
+        await self._late.write()
 
     async def close(self) -> None:
         """Close what the executor holds."""
@@ -103,9 +109,9 @@ class Executor:
         )
         try:
             reply = await self._run_recorded(run, trio.current_time() + limit_s)
-        except NotRecorded as error:
-            # The journal keeps its entry: the record is made up for when the worker ends.
-            return unrecorded_reply(run, str(error))
+        except NotRecorded as failure:
+            self._late.keep(failure, slot)
+            return unrecorded_reply(run, str(failure))
         finally:
             # Also if it was cancelled: a slot that stays taken would be taken for a crash.
             if self._journal is not None and slot is not None and run.recorded:

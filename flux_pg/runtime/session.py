@@ -39,7 +39,17 @@ _AGAIN = frozenset({"40001", "40P01"})
 
 
 class NotRecorded(Exception):
-    """The record could not be written; the request must not be acknowledged as done."""
+    """The record could not be written; the request must not be acknowledged as done.
+
+    Attributes:
+        database: Where `record_late` can still write it, if it can be written at all.
+        run: The run.
+        ending: How it ended.
+    """
+
+    database: RunDatabase | None = None
+    run: Run | None = None
+    ending: Ending | None = None
 
 
 class _Called(msgspec.Struct):
@@ -308,13 +318,29 @@ class RunDatabase:
     async def _record_alone(self, run: Run, ending: Ending) -> ExecutionOutcome:
         """The record in a transaction of its own; returns the outcome that stands afterwards.
 
-        Tried again when its connection is lost: the key makes that harmless.
-
         Raises:
             NotRecorded: Not within RECORD_DEADLINE_S.
         """
         if self._recorder is None:
             return ending.outcome
+        try:
+            return await self._insist(run, ending)
+        except NotRecorded as failure:
+            failure.database, failure.run, failure.ending = self, run, ending
+            raise
+
+    async def record_late(self, run: Run, ending: Ending) -> None:
+        """Write a record for which there was no database when the run ended.
+
+        Raises:
+            NotRecorded: There is none now either.
+        """
+        if ending.outcome != "ok":
+            self._roll_children_back(0)
+        await self._insist(run, ending)
+
+    async def _insist(self, run: Run, ending: Ending) -> ExecutionOutcome:
+        """Offer the record until it stands: its key makes it harmless to offer it twice."""
         problem: Exception | str = "no answer"
         with trio.CancelScope(shield=True, deadline=trio.current_time() + RECORD_DEADLINE_S):
             while True:

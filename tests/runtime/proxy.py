@@ -22,6 +22,7 @@ class Proxy:
         self._path = socket_path
         self._marker = b""
         self._loss: Loss | None = None
+        self._then_refuse = False
         self._clients: set[trio.SocketStream] = set()
         self._muted: trio.SocketStream | None = None
         self._finished = trio.Event()
@@ -30,13 +31,14 @@ class Proxy:
         self.lost = trio.Event()
         self.released = trio.Event()
 
-    def lose(self, marker: bytes, loss: Loss) -> None:
+    def lose(self, marker: bytes, loss: Loss, *, refuse: bool = False) -> None:
         """Lose the connection of whoever sends `marker` next.
 
         `before`: the server never gets it. `during`: the server gets it and is still at work when
         the client loses its connection. `after`: the server has finished, but its answer is lost.
+        `refuse`: nobody is let in afterwards, until `refusing` is reset.
         """
-        self._marker, self._loss = marker, loss
+        self._marker, self._loss, self._then_refuse = marker, loss, refuse
         self._finished = trio.Event()
         self.lost = trio.Event()
         self.released = trio.Event()
@@ -76,6 +78,8 @@ class Proxy:
             async for data in client:
                 if self._loss is not None and self._marker in data:
                     loss, self._loss = self._loss, None
+                    if self._then_refuse:
+                        await self.refuse()
                     if loss == "before":
                         break
                     self._muted = server

@@ -543,3 +543,27 @@ async def test_request_that_cannot_be_recorded_is_not_acknowledged_and_kept(
     assert [type(event) for event in events] == [CrashedRequests]
     assert flux.execution()["outcome"] == "crashed"
     assert not list((tmp_path / "journal").glob("*.journal"))
+
+
+@pytest.mark.parametrize("function", ["nothing", "create", "parts"])
+async def test_request_that_cannot_be_recorded_is_recorded_once_the_database_is_back(
+    lossy, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "RECORD_DEADLINE_S", 0.2)
+    marker = {"nothing": b"record_request", "create": b"commit\0", "parts": b"complete_request"}
+    lossy.proxy.lose(marker[function], "before", refuse=True)
+    arguments = {"email": "lost"} if function == "create" else {}
+    assert told(await lossy.call(function, **arguments)) == (503, "no")
+    assert len(read_leftovers(lossy.journal_path)) == 1
+    monkeypatch.undo()
+    lossy.proxy.refusing = False
+    await until(lambda: not read_leftovers(lossy.journal_path))
+    record = lossy.execution()
+    assert (record["state"], record["outcome"], record["status_code"]) == (
+        "completed",
+        "error",
+        503,
+    )
+    assert emails(lossy) == (["part"] if function == "parts" else [])
+    assert record["complete"] == (function != "create")
+    assert told(await lossy.call("nothing")) == (200, None)
