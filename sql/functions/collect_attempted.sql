@@ -3,6 +3,8 @@ create function flux.collect_attempted(
 ) returns json
 language sql stable parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 return (
     select json_agg(json_build_object(
         'seq', m.seq, 'at', m.at, 'xid', m.xid, 'mask', m.mask, 'span_id', m.span_id,

@@ -2,6 +2,8 @@ create function flux.failed_attempts(p_table_id integer, p_key text)
 returns table (column_id smallint, seq bigint, request_id uuid)
 language sql stable parallel safe
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
     select c.id, a.seq, a.request_id
     from flux.attempted_log as a

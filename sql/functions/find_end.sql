@@ -4,6 +4,8 @@ create function flux.find_end(p_table_id integer, p_key text)
 returns table (seq bigint, at timestamptz, op "char", key text, request_id uuid)
 language sql stable parallel safe
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
     with start as materialized (
         select s.seq, s.xid, s.next_tid

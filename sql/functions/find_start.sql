@@ -8,6 +8,8 @@ create function flux.find_start(
 )
 language plpgsql stable parallel safe
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 begin
     for seq, op, old_key, xid, previous_tid, next_tid in

@@ -5,6 +5,8 @@ create function flux.last_writes(
 ) returns table (mask bigint, seq bigint)
 language sql stable parallel safe
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
     with recursive patterns (mask) as (
         (

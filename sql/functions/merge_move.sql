@@ -5,6 +5,8 @@ create function flux.merge_move(
 ) returns bigint
 language plpgsql volatile parallel unsafe
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
     v_part text[] := string_to_array(p_pending, '|');

@@ -7,6 +7,8 @@ returns table (
 )
 language sql stable parallel safe
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
     with writes as materialized (
         select w.mask, w.seq

@@ -2,6 +2,8 @@
 create function flux.record_attempted(p_request_id uuid, p_attempted json) returns bigint
 language plpgsql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
     v_count bigint;

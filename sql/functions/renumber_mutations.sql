@@ -3,35 +3,32 @@ create function flux.renumber_mutations(
 ) returns void
 language plpgsql volatile parallel unsafe
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
     v_keys text[] := array[p_key];
-    v_found text[];
-    v_seq bigint;
+    v_found record;
+    v_move record;
 begin
     -- A follower that changed the key has followers of its own under the new one.
     loop
-        select array_agg(distinct k.key) into v_found
-        from flux.mutation_log as m
+        select array_agg(distinct k.key) as keys into v_found
+        from flux.own_mutations(p_table_id, v_keys, p_first, p_before) as m
         cross join lateral (values (m.key), (m.old_key)) as k (key)
-        where m.table_id = p_table_id and (m.key = any (v_keys) or m.old_key = any (v_keys))
-            and m.at >= now() - interval '1 hour' and m.xid = pg_current_xact_id()
-            and m.seq >= p_first and m.seq < p_before and k.key is not null;
-        exit when v_found <@ v_keys or v_found is null;
-        v_keys := v_keys || v_found;
+        where k.key is not null;
+        exit when v_found.keys is null or v_found.keys <@ v_keys;
+        v_keys := v_keys || v_found.keys;
     end loop;
-    for v_seq in
-        select m.seq
-        from flux.mutation_log as m
-        where m.table_id = p_table_id and (m.key = any (v_keys) or m.old_key = any (v_keys))
-            and m.at >= now() - interval '1 hour' and m.xid = pg_current_xact_id()
-            and m.seq >= p_first and m.seq < p_before
+    for v_move in
+        select distinct m.seq, m.key, m.mask
+        from flux.own_mutations(p_table_id, v_keys, p_first, p_before) as m
         order by m.seq
     loop
         update flux.mutation_log as m set seq = nextval('flux.mutation_seq')
-        where m.table_id = p_table_id and (m.key = any (v_keys) or m.old_key = any (v_keys))
-            and m.at >= now() - interval '1 hour' and m.xid = pg_current_xact_id()
-            and m.seq = v_seq;
+        where m.table_id = p_table_id and m.key = v_move.key and m.mask = v_move.mask
+            and m.seq = v_move.seq and m.at >= now() - interval '1 hour'
+            and m.xid = pg_current_xact_id();
     end loop;
 end
 $$;

@@ -6,6 +6,8 @@ create function flux.reorder_successors(
 ) returns void
 language plpgsql volatile parallel unsafe
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
     v_made bigint;
@@ -19,11 +21,18 @@ begin
         -- Nothing to move, or the version's own making is still to be logged and will move this.
         return;
     end if;
-    select min(m.seq) into v_first
-    from flux.mutation_log as m
-    where m.table_id = p_table_id and (m.key = p_key or m.old_key = p_key)
-        and m.at >= now() - interval '1 hour' and m.xid = pg_current_xact_id()
-        and m.seq > coalesce(v_made, 0) and m.seq < p_seq;
+    select min(f.seq) into v_first
+    from (
+        select m.seq
+        from flux.mutation_log as m
+        where m.table_id = p_table_id and m.key = p_key and m.at >= now() - interval '1 hour'
+            and m.xid = pg_current_xact_id() and m.seq > coalesce(v_made, 0) and m.seq < p_seq
+        union all
+        select m.seq
+        from flux.mutation_log as m
+        where m.table_id = p_table_id and m.old_key = p_key and m.at >= now() - interval '1 hour'
+            and m.xid = pg_current_xact_id() and m.seq > coalesce(v_made, 0) and m.seq < p_seq
+    ) as f;
     if v_first is not null then
         perform flux.renumber_mutations(p_table_id, p_key, v_first, p_seq);
     end if;

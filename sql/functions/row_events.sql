@@ -6,6 +6,8 @@ returns table (
 )
 language sql stable parallel safe
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
     with recursive lives (key, from_seq, before_seq, xid, tid, depth) as (
         select p_key, 0::bigint, 9223372036854775807, null::xid8, null::tid, 1

@@ -1,6 +1,8 @@
 create function flux.take_move(p_relation oid, p_tid tid) returns boolean
 language plpgsql volatile parallel unsafe
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 begin
     delete from flux.partition_moves as m
