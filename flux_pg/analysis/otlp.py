@@ -6,11 +6,12 @@ Source: opentelemetry-proto, `ExportTraceServiceRequest` in its JSON mapping: id
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
+from flux_pg.analysis.text import to_json
 from flux_pg.analysis.tree import Row, duration_of, start_of
 
 _SERVER, _CLIENT, _INTERNAL = 2, 3, 1
@@ -97,8 +98,10 @@ def _value(value: Any) -> dict[str, Any]:
         # OTLP integers have 64 bits; a larger one keeps its digits as text.
         small = -(1 << 63) <= value < 1 << 63
         return {"intValue": str(value)} if small else {"stringValue": str(value)}
-    if isinstance(value, float):
-        return {"doubleValue": value}
+    if isinstance(value, (float, Decimal)):
+        # A fraction is a double there; a whole number that is no int has more than 64 bits.
+        whole = isinstance(value, Decimal) and value.as_tuple().exponent == 0
+        return {"stringValue": str(value)} if whole else {"doubleValue": float(value)}
     if isinstance(value, str):
         return {"stringValue": value}
-    return {"stringValue": json.dumps(value, ensure_ascii=False, default=str)}
+    return {"stringValue": to_json(value)}

@@ -8,7 +8,28 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from decimal import Decimal
+from functools import partial
 from typing import Any
+
+import msgspec
+
+_ENCODER = msgspec.json.Encoder(decimal_format="number", enc_hook=str)
+
+
+def _whole(digits: str) -> int | Decimal:
+    # A whole number of 64 bits is an int; a longer one only keeps its digits.
+    return int(digits) if len(digits) < 19 else Decimal(digits)
+
+
+read_json = partial(json.loads, parse_float=Decimal, parse_int=_whole)
+"""Recorded JSON as Python values. A number keeps its digits: a Postgres numeric has more of them
+than a float can hold, and 1.50 is not written 1.5."""
+
+
+def to_json(value: Any, indent: int = 0) -> str:
+    """Return what `read_json` gave as JSON again, digit for digit; on one line unless indented."""
+    return msgspec.json.format(_ENCODER.encode(value), indent=indent).decode()
 
 
 def clean(text: str) -> str:
@@ -62,7 +83,7 @@ def show(value: Any, limit: int = 60) -> str:
     """Return a recorded JSON value on one line, cut to `limit` columns."""
     if isinstance(value, str) and len(value) > limit * 4:
         value = value[: limit * 4]
-    return fit(clean(json.dumps(value, ensure_ascii=False, default=str)), limit)
+    return fit(clean(to_json(value)), limit)
 
 
 def duration(us: int | float | None) -> str:

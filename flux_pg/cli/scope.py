@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
+from flux_pg.analysis.text import to_json
 from flux_pg.cli.style import Style, for_stream
 from flux_pg.config import Settings, find_project, load_settings
 from flux_pg.errors import UsageError
@@ -81,12 +81,11 @@ class Scope:
 
     def emit_json(self, document: Any) -> None:
         """Write one JSON document: indented for a person, one line for a program."""
-        indent = 2 if sys.stdout.isatty() else None
-        click.echo(json.dumps(document, ensure_ascii=False, indent=indent))
+        click.echo(to_json(document, indent=2 if sys.stdout.isatty() else 0))
 
     def emit_line(self, document: Any) -> None:
         """Write one JSON document of a stream: a line, at once."""
-        click.echo(json.dumps(document, ensure_ascii=False))
+        click.echo(to_json(document))
 
     def page(self, text: str) -> None:
         """Write data that may be long: through the pager if a terminal is too short for it."""

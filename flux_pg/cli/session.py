@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_loads
 
+from flux_pg.analysis.text import read_json
 from flux_pg.config import Settings, masked
 from flux_pg.errors import DatabaseUnreachable, FluxError, NotFoundError, UsageError
 
@@ -64,7 +66,7 @@ def connect(conninfo: str, **options: Any) -> Database:
         DatabaseUnreachable: naming the target, never the password.
     """
     with translate_errors(conninfo):
-        return psycopg.connect(
+        connection = psycopg.connect(
             conninfo,
             autocommit=True,
             row_factory=dict_row,
@@ -72,6 +74,8 @@ def connect(conninfo: str, **options: Any) -> Database:
             connect_timeout=10,
             **options,
         )
+    set_json_loads(read_json, connection)
+    return connection
 
 
 @contextmanager

@@ -176,3 +176,13 @@ def test_tables_fit_the_terminal(
     for command in ("history", "blame"):
         shown = flux("state", command, "users", "42").out
         assert max(map(cells, shown.splitlines())) <= width, shown
+
+
+def test_numbers_keep_their_digits(flux: Flux, conn: Any) -> None:
+    conn.execute("create table prices (id int primary key, price numeric, whole numeric)")
+    conn.execute("insert into prices values (1, 1234567890123456789.50, 12345678901234567890123)")
+    for shown in (flux("state", "blame", "prices", "1"), flux("state", "history", "prices", "1")):
+        assert "1234567890123456789.50" in shown.out and "12345678901234567890123" in shown.out
+    document = flux("state", "blame", "prices", "1", "--json").out
+    assert '"value": 1234567890123456789.50' in document
+    assert '"value": 12345678901234567890123' in document
