@@ -6,6 +6,7 @@ that it owns came with `Start`: the listening sockets, the heartbeat, the journa
 
 A worker never outlives its supervisor by more than the drain time: the loop sees the end of the
 control channel; if the loop is blocked, a thread that watches the same channel ends the process.
+One that has not served yet ends at once: while it loads it would only keep the port from the next.
 PR_SET_PDEATHSIG is not used: it kills at once, and so would cut off requests that can finish.
 """
 
@@ -113,8 +114,9 @@ def make_server(application: Runner, settings: Settings) -> Server:
 class Worker:
     """One worker's state. `run` is its whole life."""
 
-    def __init__(self, start: Start, channel: Channel) -> None:
+    def __init__(self, start: Start, channel: Channel, serves: threading.Event) -> None:
         self._start = start
+        self._serves = serves
         self._channel = channel
         self._settings = decode_settings(start.settings)
         self._serve = trio.Event()
@@ -164,6 +166,7 @@ class Worker:
             trio.SocketListener(trio.socket.from_stdlib_socket(socket.socket(fileno=descriptor)))
             for descriptor in self._start.listeners
         ]
+        self._serves.set()
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(server.serve, listeners))
             await self._tell(Serving())
@@ -255,15 +258,19 @@ def _keep_to_ourselves(start: Start, control: socket.socket) -> None:
         os.environ["PYTHONPATH"] = start.python_path
 
 
-def _die_with_supervisor(control: socket.socket, after_s: float) -> None:
-    """Start the thread that ends this process if its blocked loop cannot."""
+def _die_with_supervisor(control: socket.socket, serves: threading.Event, after_s: float) -> None:
+    """Start the thread that ends this process if its blocked loop cannot.
+
+    At once if it does not serve yet, else `after_s` after the supervisor's end.
+    """
 
     def watch() -> None:
         poll = select.poll()
         # Only the hang-up, which is always reported: reading is the loop's business.
         poll.register(control.fileno(), 0)
         poll.poll()
-        time.sleep(after_s)
+        if serves.is_set():
+            time.sleep(after_s)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="flux-lifeline", daemon=True).start()
@@ -279,12 +286,12 @@ def main() -> int:
     _keep_to_ourselves(start, control)
     faulthandler.register(STACK_SIGNAL, file=start.stack, all_threads=True)
     watched = control.dup()
-    _die_with_supervisor(
-        watched, decode_settings(start.settings).drain_timeout_s + 2 * DRAIN_GRACE_S
-    )
+    serves = threading.Event()
+    drain_timeout_s = decode_settings(start.settings).drain_timeout_s
+    _die_with_supervisor(watched, serves, drain_timeout_s + 2 * DRAIN_GRACE_S)
 
     async def live() -> int:
-        return await Worker(start, Channel(control, rest)).run()
+        return await Worker(start, Channel(control, rest), serves).run()
 
     return trio.run(live)
 

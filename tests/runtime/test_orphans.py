@@ -102,6 +102,21 @@ async def test_a_blocked_worker_ends_when_its_supervisor_is_killed(tmp_path: Pat
     assert left.pid == pid
 
 
+async def test_a_worker_that_still_loads_ends_at_once_when_its_supervisor_is_killed(
+    tmp_path: Path,
+) -> None:
+    make_project(tmp_path)
+    (tmp_path / "functions" / "slow.py").write_text("HANG")
+    async with supervisor(tmp_path, 600) as child:
+        port = (await child.wait("Listening"))["port"]
+        pid = (await child.wait("WorkerStarted"))["pid"]
+        await until(lambda: list((tmp_path / ".flux" / "journal").glob("*.journal")) != [])
+        kill(child.process.pid)
+        await gone(pid)
+    for listener in await open_listeners("127.0.0.1", port):
+        listener.close()
+
+
 async def test_the_next_start_takes_what_was_left(tmp_path: Path) -> None:
     settings = make_project(tmp_path)
     async with supervisor(tmp_path, 20) as child:
