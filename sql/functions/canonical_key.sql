@@ -6,7 +6,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_type text := p_shape.column_types[array_position(p_shape.column_ids, p_id)];
-    v_base oid := flux.base_type(to_regtype(v_type));
+    v_base oid := flux.base_type(flux.column_type(p_shape, p_id));
     v_name text := (
         select format_type(t.oid, null) from pg_type as t
         where t.oid = v_base and t.typnamespace = 'pg_catalog'::regnamespace

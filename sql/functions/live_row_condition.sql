@@ -30,8 +30,8 @@ begin
                     v_shape.column_names[array_position(v_shape.column_ids, v_shape.key_ids[1])],
                     v_key, format_type(y.oid, null))
                 from pg_type as y
-                where y.oid = flux.base_type(to_regtype(v_shape.column_types[
-                        array_position(v_shape.column_ids, v_shape.key_ids[1])]))
+                where y.oid = flux.base_type(
+                        flux.column_type(v_shape, v_shape.key_ids[1]))
                     and y.typname in ('int2', 'int4', 'int8', 'uuid', 'text', 'varchar', 'date')
             ), ''
         ) || condition;
