@@ -190,7 +190,10 @@ class RunDatabase:
     async def _commit_part(self, transaction: Transaction) -> None:
         """Commit one of several transactions, noting it in the execution row."""
         tail: list[Statement] = []
-        if self._recorder is not None and transaction.wrote:
+        # Also where no statement looks like a write: a view may call what writes. Without effects
+        # it is a no-op.
+        noted = self._recorder is not None and transaction.is_open
+        if self._recorder is not None and noted:
             tail.append(self._recorder.continuation(self._run, self.snapshot))
         tail += self._tail(transaction)
         try:
@@ -201,9 +204,9 @@ class RunDatabase:
         if batch is not None:
             self._children.clear()
             self._attempted.clear()
-        if batch is not None and tail and transaction.wrote:
-            noted = batch[len(batch) - 1 - len(tail)]
-            self.committed = self.committed or bool(noted.rows[0][0])
+        if batch is not None and noted:
+            result = batch[len(batch) - 1 - len(tail)]
+            self.committed = self.committed or bool(result.rows[0][0])
 
     async def _give_up(self, transaction: Transaction, in_doubt: bool = False) -> None:
         attempted, missing = await transaction.abandon()

@@ -171,6 +171,13 @@ async def two_blocks(ctx: Context):
     await ctx.db.execute("select 1 / 0")
 
 
+@define_function(transaction=False)
+async def reads_a_view_that_writes(ctx: Context):
+    await ctx.db.query("select * from counted")
+    await ctx.db.query("select n from counters where id = 1")
+    return "done"
+
+
 @define_function
 async def nothing(ctx: Context):
     return "nothing"
@@ -186,6 +193,10 @@ end
 $$;
 create constraint trigger wait_at_commit after insert on waiting
     deferrable initially deferred for each row execute function public.wait_for_lock();
+create function public.count_it() returns int language sql volatile as $$
+    update public.counters set n = n + 1 where id = 2 returning n
+$$;
+create view counted as select public.count_it() as n;
 """
 
 
@@ -384,6 +395,16 @@ async def test_no_retry_after_something_left_for_outside(flux) -> None:
     assert reply.status_code == 500
     assert flux.execution()["error"]["sqlstate"] == "40001"
     assert outcomes(flux) == ["rolled_back"]
+
+
+# Effects that cannot be told from the text
+
+
+async def test_write_behind_a_view_is_noted_with_its_own_commit(flux) -> None:
+    assert (await flux.call("reads_a_view_that_writes")).status_code == 200
+    (change,) = flux.mutations()
+    assert (change["outcome"], flux.execution()["xids"]) == ("committed", [change["xid"]])
+    assert flux.rows("select * from flux.verify() where request_id is not null") == []
 
 
 # Functions that are stopped
