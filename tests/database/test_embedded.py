@@ -345,13 +345,14 @@ def test_a_second_process_finds_the_socket_even_with_another_runtime_dir(
 ):
     state = tmp_path / ("x" * 120) / ".flux"
     shutil.copytree(empty_cluster, state, ignore=shutil.ignore_patterns("run", "log"))
-    (tmp_path / "r").mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "r"))
-    with EmbeddedServer(state) as server:
-        assert server.socket_dir.parent == tmp_path / "r"
-        monkeypatch.delenv("XDG_RUNTIME_DIR")
-        with EmbeddedServer(state) as second:
-            assert second.socket_dir == server.socket_dir
+    # Not under tmp_path: its name alone can be too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="r-") as runtime_dir:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime_dir)
+        with EmbeddedServer(state) as server:
+            assert server.socket_dir.parent == Path(runtime_dir)
+            monkeypatch.delenv("XDG_RUNTIME_DIR")
+            with EmbeddedServer(state) as second:
+                assert second.socket_dir == server.socket_dir
 
 
 def test_a_socket_directory_that_somebody_else_made_is_not_used(tmp_path):
