@@ -24,21 +24,25 @@ begin
             using errcode = 'ZF002', hint = 'flux.history() shows what became of it.';
     end if;
     return query
+    with attempts as materialized (
+        select a.column_id, a.seq, a.request_id
+        from flux.failed_attempts(v_table.table_id, v_key) as a
+    )
     select c.position, c.name,
         flux.decode_image(o.image, s.kinds -> (array_position(s.column_ids, c.id) - 1)),
         o.request_id, flux.span_hex(o.span_id), e.function,
         case o.op when 'I' then 'INSERT' when 'U' then 'UPDATE' end, o.at, o.actor, e.commit,
-        f.attempts, f.last_request
+        coalesce(f.attempts, 0), f.last_request
     from unnest(v_shape.column_ids, v_shape.column_names)
         with ordinality as c (id, name, position)
     left join flux.find_owners(v_table.table_id, v_key) as o on o.column_id = c.id
     left join flux.table_shapes as s on s.shape_id = o.shape_id
     left join flux.executions as e on e.request_id = o.request_id
-    cross join lateral (
+    left join lateral (
         select count(*) as attempts, (array_agg(a.request_id order by a.seq desc))[1] as last_request
-        from flux.failed_attempts(v_table.table_id, v_key) as a
+        from attempts as a
         where a.column_id = c.id and a.seq > coalesce(o.seq, 0)
-    ) as f
+    ) as f on true
     order by c.position;
 end
 $$;

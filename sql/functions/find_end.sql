@@ -2,11 +2,16 @@
 -- key): an end of the same transaction counts only if it ended the version that the start made.
 create function flux.find_end(p_table_id integer, p_key text)
 returns table (seq bigint, at timestamptz, op "char", key text, request_id uuid)
-language sql stable parallel safe
+language plpgsql stable parallel safe
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
+#variable_conflict use_column
+begin
+    return query
     with start as materialized (
         select s.seq, s.xid, s.next_tid
         from flux.find_start(p_table_id, p_key, 9223372036854775807) as s
@@ -47,7 +52,8 @@ as $$
     select e.seq, e.at, e.op, e.key, e.request_id
     from ending as e
     order by e.seq desc
-    limit 1
+    limit 1;
+end
 $$;
 comment on function flux.find_end(integer, text) is
     'The mutation since which no row has this key, if that is so now.';

@@ -1,13 +1,20 @@
+-- In PL/pgSQL, as its neighbours: planned once in a session and not at each call.
+--
 -- Hops through the index over the few distinct masks a row has, taking the newest change of each: a
 -- row with a million changes is read in as many probes as it has patterns of change.
 create function flux.last_writes(
     p_table_id integer, p_key text, p_from bigint, p_before bigint
 ) returns table (mask bigint, seq bigint)
-language sql stable parallel safe
+language plpgsql stable parallel safe
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
+#variable_conflict use_column
+begin
+    return query
     with recursive patterns (mask) as (
         (
             select m.mask
@@ -36,7 +43,8 @@ as $$
         limit 1
     )
     from patterns as p
-    where p.mask is not null
+    where p.mask is not null;
+end
 $$;
 comment on function flux.last_writes(integer, text, bigint, bigint) is
     'For each pattern of changed columns the newest change of a row, seq from one number up to before another; a null seq if there is none.';

@@ -5,11 +5,16 @@ returns table (
     column_id smallint, seq bigint, at timestamptz, op "char", xid xid8, shape_id integer,
     request_id uuid, span_id bigint, actor text, image text
 )
-language sql stable parallel safe
+language plpgsql stable parallel safe
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
+#variable_conflict use_column
+begin
+    return query
     with writes as materialized (
         select w.mask, w.seq
         from flux.last_writes(p_table_id, p_key, p_from, p_before) as w
@@ -53,7 +58,8 @@ as $$
     select distinct on (k.id) k.id, k.seq, k.at, k.op, k.xid, k.shape_id, k.request_id, k.span_id,
         k.actor, k.image
     from known as k
-    order by k.id, k.seq desc
+    order by k.id, k.seq desc;
+end
 $$;
 comment on function flux.owners_under_key(integer, text, bigint, bigint, smallint[]) is
     'Last writers of some columns among the changes of a row under one key. The arguments: table, key, first seq, the seq to stay below, column ids.';

@@ -4,11 +4,16 @@ returns table (
     op "char", key text, key_text text, session_name text, role_name text, application_name text,
     client_addr inet, changed smallint[], old text[], new text[], outcome text
 )
-language sql stable parallel safe
+language plpgsql stable parallel safe
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
+#variable_conflict use_column
+begin
+    return query
     with recursive lives (key, from_seq, before_seq, xid, tid, depth) as (
         select p_key, 0::bigint, 9223372036854775807, null::xid8, null::tid, 1
         union all
@@ -52,7 +57,8 @@ as $$
         'rolled_back'
     from flux.attempted_log as a
     where p_include_attempted and a.table_id = p_table_id
-        and (a.key = p_key or a.old_key = p_key)
+        and (a.key = p_key or a.old_key = p_key);
+end
 $$;
 comment on function flux.row_events(integer, text, boolean) is
     'The mutations that history shows: all of a key, and those of rows that came to it from other keys, before that. The arguments: table, key, whether rolled-back attempts too.';
