@@ -17,6 +17,8 @@ Kind = Literal["http", "job", "schedule", "invoke", "call", "replay", "bisect"]
 ExecutionOutcome = Literal["ok", "error", "timeout", "cancelled", "crashed"]
 SpanStatus = Literal["ok", "error", "rolled_back", "cancelled"]
 Isolation = Literal["read committed", "repeatable read", "serializable"]
+ISOLATIONS: tuple[Isolation, ...] = ("read committed", "repeatable read", "serializable")
+"""Isolation levels, the weakest first."""
 
 
 class Location(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -20,6 +20,7 @@ from ..errors import FluxError, UsageError
 from ..records import HttpRequest, SpanRecord
 from .boundaries.log import span_place
 from .run import Run, current_span
+from .session import current_block
 from .tables import Query, delete_query, find_query, insert_query, update_query
 
 Row = dict[str, Any]
@@ -190,7 +191,10 @@ class Database:
         """A block that is rolled back on its own when it raises.
 
         Inside the function's transaction it is a savepoint; with `transaction=False` it is a
-        transaction. `async with` in async functions, `with` in plain ones.
+        transaction. A savepoint belongs to the task that opened it and to those started inside it:
+        what other tasks ask of the transaction waits until it has ended.
+
+        `async with` in async functions, `with` in plain ones.
         """
         if self._blocking:
             return self._blocking_transaction()
@@ -198,25 +202,33 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:
-        await self._handle("db.begin", {})
+        block = await self._handle("db.begin", {})
+        around = current_block.get()
+        current_block.set(block)
         try:
             yield
         except BaseException:
+            current_block.set(around)
             # Even while cancelled: the block must not stay open under the statements after it.
             with trio.CancelScope(shield=True):
-                await self._handle("db.end", {"commit": False})
+                await self._handle("db.end", {"block": block, "commit": False})
             raise
-        await self._handle("db.end", {"commit": True})
+        current_block.set(around)
+        await self._handle("db.end", {"block": block, "commit": True})
 
     @contextmanager
     def _blocking_transaction(self) -> Iterator[None]:
-        _ask(self._handle, True, "db.begin", {})
+        block = _ask(self._handle, True, "db.begin", {})
+        around = current_block.get()
+        current_block.set(block)
         try:
             yield
         except BaseException:
-            _ask(self._handle, True, "db.end", {"commit": False})
+            current_block.set(around)
+            _ask(self._handle, True, "db.end", {"block": block, "commit": False})
             raise
-        _ask(self._handle, True, "db.end", {"commit": True})
+        current_block.set(around)
+        _ask(self._handle, True, "db.end", {"block": block, "commit": True})
 
 
 class Http:

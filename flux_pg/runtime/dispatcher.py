@@ -21,7 +21,7 @@ from .context import Ports
 from .failures import describe_error
 from .outbound import OutboundClient
 from .run import Run, RunClosed, current_span
-from .session import RunDatabase
+from .session import Block, RunDatabase
 from .sql_redaction import ParameterNames, redact_parameters, result_output
 from .statements import StatementRefused, inspect_statement
 from .values import plain
@@ -173,12 +173,12 @@ class Dispatcher:
             record = msgspec.structs.replace(record, stack=(location,))
         self._run.end_span(span, error=record)
 
-    async def _begin(self) -> None:
-        await self._database.begin_block()
+    async def _begin(self) -> Block:
+        return await self._database.begin_block()
 
-    async def _end(self, commit: bool) -> None:
+    async def _end(self, block: Block, commit: bool) -> None:
         with suspended():
-            await self._database.end_block(commit)
+            await self._database.end_block(block, commit)
 
     # Outside
 

@@ -17,7 +17,16 @@ from uuid_utils.compat import uuid7
 
 from ..config import Settings
 from ..database.pool import Pool
-from ..records import ErrorRecord, ExecutionOutcome, FunctionSpec, Invocation, Reply, SpanRecord
+from ..errors import UsageError
+from ..records import (
+    ISOLATIONS,
+    ErrorRecord,
+    ExecutionOutcome,
+    FunctionSpec,
+    Invocation,
+    Reply,
+    SpanRecord,
+)
 from .arguments import bind_arguments
 from .boundaries.log import BoundaryLog, current_log
 from .boundaries.modes import Limits, Recording
@@ -32,12 +41,15 @@ from .recording import Ending, Recorder
 from .redaction import Redactor
 from .replies import Rendered, render_failure, render_value, unrecorded_reply
 from .run import Run, current_run, current_span, make_span_id
-from .session import NotRecorded, RunDatabase
+from .session import NotRecorded, RunDatabase, current_block
 from .sql_redaction import ParameterNames
 from .transaction import CommitFailed
 from .values import to_json
 
 _RETRYABLE = frozenset({"40001", "40P01"})
+
+MAX_CALL_DEPTH = 32
+"""How many functions deep `ctx.call` goes."""
 
 
 class TimedOut(Exception):
@@ -365,16 +377,19 @@ class Executor:
         spec = self._functions.get(name)
         if spec is None:
             raise no_such_function(name, list(self._functions))
+        _check_call(parent, database, spec)
         arguments = bind_arguments(spec, input)
         child = self._make_run(
             _child_invocation(parent, spec, arguments, input, span), self._make_log()
         )
+        child.depth = parent.depth + 1
         if spec.timeout_s:
             deadline = min(deadline, trio.current_time() + spec.timeout_s)
         tokens = (current_run.set(child), current_log.set(child.boundaries))
         try:
             return await self._run_child(child, database, deadline)
         finally:
+            parent.outside_calls += child.outside_calls
             child.closed = True
             child.boundaries.close()
             current_log.reset(tokens[1])
@@ -388,30 +403,37 @@ class Executor:
             )
             return await self._run_alone(child, database, deadline)
         span = self._begin_function_span(child)
-        await database.begin_block()
+        child.transaction_open = database.is_open
+        block = await database.begin_block()
+        token = current_block.set(block)
+        rendered: Rendered | None = None
         try:
             finished = await self._attempt(child, database, span, deadline)
+            if finished.error is None:
+                rendered = render_value(child, finished.value)
         except trio.Cancelled as cancelled:
-            with trio.CancelScope(shield=True):
-                finished = Finished(error=cancelled, outcome="cancelled")
-                await database.end_block(False)
-                self._close_child(child, database, span, finished)
-            raise
-        if finished.error is None:
-            try:
-                await database.end_block(True)
-            except psycopg.Error as error:
+            finished = Finished(error=cancelled, outcome="cancelled")
+        except Exception as error:
+            finished = Finished(error=error, outcome="error")
+        finally:
+            current_block.reset(token)
+        try:
+            await database.end_block(block, finished.error is None)
+        except psycopg.Error as error:
+            if finished.error is None:
                 finished = Finished(error=error, outcome="error")
-        else:
-            with trio.CancelScope(shield=True):
-                await database.end_block(False)
-        self._close_child(child, database, span, finished)
+        self._close_child(child, database, span, finished, rendered)
         if finished.error is not None:
             raise finished.error
         return finished.value
 
     def _close_child(
-        self, child: Run, database: RunDatabase, span: SpanRecord, finished: Finished
+        self,
+        child: Run,
+        database: RunDatabase,
+        span: SpanRecord,
+        finished: Finished,
+        rendered: Rendered | None,
     ) -> None:
         if finished.error is not None:
             record = self._end_failed_span(child, span, finished)
@@ -420,11 +442,11 @@ class Executor:
             )
             ending = self._end_root(child, finished.outcome, rendered, record)
         else:
-            rendered = render_value(child, finished.value)
+            assert rendered is not None
             child.end_span(span, output=rendered.recorded)
             ending = self._end_root(child, "ok", rendered, None)
         ending.status_code = None
-        database.add_child(child, ending)
+        database.add_called(child, ending)
 
     async def _run_alone(self, child: Run, database: RunDatabase, deadline: float) -> Any:
         """In transactions of its own; so it has an entry in the journal of its own."""
@@ -449,6 +471,28 @@ class Executor:
                 self._journal.end(slot)
         assert finished.error is not None
         raise finished.error
+
+
+def _check_call(parent: Run, database: RunDatabase, spec: FunctionSpec) -> None:
+    """Refuse a call that cannot be what it says.
+
+    Raises:
+        UsageError: Too deep, or its isolation is not that of the transaction it would run in.
+    """
+    if parent.depth >= MAX_CALL_DEPTH:
+        raise UsageError(
+            f"{spec.name} was not called: it would be {MAX_CALL_DEPTH} calls deep",
+            "Does it call itself without an end?",
+            code="call-too-deep",
+        )
+    order = ISOLATIONS.index
+    if database.shares_with_calls and order(spec.isolation) > order(database.isolation):
+        raise UsageError(
+            f"{spec.name} needs isolation {spec.isolation!r}, but would run in its caller's "
+            f"transaction, which is {database.isolation!r}",
+            f"Write isolation={spec.isolation!r} on the caller too.",
+            code="isolation-too-weak",
+        )
 
 
 def run_location(spec: FunctionSpec) -> Any:

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 from ..errors import LoadError
-from ..records import FunctionSpec, Isolation, Parameter
+from ..records import ISOLATIONS, FunctionSpec, Isolation, Parameter
 from .context import Context
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,7 +27,6 @@ FUNCTIONS_FOLDER = "functions"
 _MODULE_PREFIX = "flux_functions"
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _AUTHS = ("none",)
-_ISOLATIONS = ("read committed", "repeatable read", "serializable")
 
 
 class Registry(NamedTuple):
@@ -158,9 +157,9 @@ def _check(
             "Write auth='none' and let the proxy in front of Flux decide who may call it.",
             **where,  # type: ignore[arg-type]
         )
-    if isolation not in _ISOLATIONS:
+    if isolation not in ISOLATIONS:
         raise LoadError(
-            f"function {name}: isolation {isolation!r} is none of {', '.join(_ISOLATIONS)}",
+            f"function {name}: isolation {isolation!r} is none of {', '.join(ISOLATIONS)}",
             "Write isolation= as one of these.",
             **where,  # type: ignore[arg-type]
         )

@@ -49,6 +49,7 @@ class Run:
         boundaries: Values that entered from outside.
         redacted_input: The input as it may be written.
         recording: False where nothing is kept (to measure what recording costs).
+        depth: How many calls deep it runs; 0 for a request from outside.
         incomplete: Why the record is not whole; empty if it is.
         transaction_open: Whether a database transaction is open right now.
         outside_calls: How many calls left for somewhere else than the database.
@@ -59,6 +60,7 @@ class Run:
     __slots__ = (
         "boundaries",
         "closed",
+        "depth",
         "incomplete",
         "invocation",
         "outside_calls",
@@ -101,6 +103,7 @@ class Run:
         if recording:
             redactor.spans(self.spans, self.secrets)
         self.closed = False
+        self.depth = 0
         self.recorded = False
 
     def redact(self, value: Any) -> Any:

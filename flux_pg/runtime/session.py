@@ -5,11 +5,15 @@ first statement, and the record and COMMIT are one message. With `transaction=Fa
 statement outside `ctx.db.transaction()` commits by itself and every outermost block is a
 transaction; those with effects note themselves in the execution row (state `running`), and the
 last word completes it.
+
+Tasks of a run may use it at once. `current_block` says which block a task runs in, so that each
+outermost block of a run with several transactions has one of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -24,7 +28,7 @@ from ..records import ErrorRecord, ExecutionOutcome, FunctionSpec, SpanRecord
 from .recording import Ending, Recorder
 from .run import Run
 from .statements import inspect_statement
-from .transaction import Attempted, CommitFailed, Transaction
+from .transaction import Attempted, CommitFailed, Savepoint, Transaction
 
 # The server's own limit comes a little after Trio's, so that the usual way out is the clean one.
 _SERVER_GRACE_MS = 500
@@ -57,7 +61,48 @@ class _Called(msgspec.Struct):
 
     run: Run
     ending: Ending
-    settled: bool = False
+
+    def roll_back(self) -> None:
+        """No record of it may claim that it stands."""
+        if self.ending.outcome == "ok":
+            error = ErrorRecord(
+                type="RolledBack",
+                message="what it did was rolled back with the transaction of its caller, "
+                f"request {self.run.invocation.parent_request_id}",
+            )
+            self.ending = msgspec.structs.replace(self.ending, outcome="error", error=error)
+
+
+class Block:
+    """An open `ctx.db.transaction()` or `ctx.call`.
+
+    Attributes:
+        database: Whose it is.
+        transaction: What its statements run in.
+        savepoint: Its savepoint there; None if the transaction is its own.
+        parent: The block around it, if that is in the same transaction.
+        called: Functions that were called inside it.
+    """
+
+    __slots__ = ("called", "database", "is_open", "parent", "savepoint", "transaction")
+
+    def __init__(
+        self,
+        database: RunDatabase,
+        transaction: Transaction,
+        savepoint: Savepoint | None,
+        parent: Block | None,
+    ) -> None:
+        self.database = database
+        self.transaction = transaction
+        self.savepoint = savepoint
+        self.parent = parent
+        self.called: list[_Called] = []
+        self.is_open = True
+
+
+current_block: ContextVar[Block | None] = ContextVar("flux_block", default=None)
+"""The innermost block that the code of this task runs in."""
 
 
 class RunDatabase:
@@ -76,10 +121,11 @@ class RunDatabase:
         self._spec = spec
         self._deadline = deadline
         self._transaction: Transaction | None = None
-        self._depth = 0
+        self._open: set[Transaction] = set()
+        self._called: list[_Called] = []  # in the one transaction, outside blocks
+        # Of transactions that have ended without writing them: the next one's tail does.
         self._attempted: list[Attempted] = []
-        self._children: list[_Called] = []
-        self._marks: list[int] = []
+        self._ended: list[_Called] = []
         self.snapshot = ""
         self.committed = False
 
@@ -89,9 +135,19 @@ class RunDatabase:
         return self._spec.transaction
 
     @property
+    def isolation(self) -> str:
+        """Isolation level of its transactions."""
+        return self._spec.isolation
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a transaction is open on the server."""
+        return any(transaction.is_open for transaction in self._open)
+
+    @property
     def shares_with_calls(self) -> bool:
         """Whether a called function runs in the caller's transaction: if there is one to share."""
-        return self.is_single or self._depth > 0
+        return self.is_single or self._block() is not None
 
     async def query(
         self,
@@ -109,106 +165,131 @@ class RunDatabase:
         """
         text = inspect_statement(sql)
         statement = Statement(sql, params, native)
-        transaction, alone = self._current()
+        block = self._block()
+        alone = block is None and not self.is_single
+        transaction = self._new_transaction() if alone else self._transaction_of(block)
+        savepoint = block.savepoint if block is not None else None
         try:
-            result = await transaction.execute(text, statement, run.request_id, span.span_id)
+            result = await transaction.execute(
+                text, statement, run.request_id, span.span_id, savepoint
+            )
         except BaseException:
             if alone:
-                await self._give_up(transaction)
+                await self._give_up(transaction, [])
             raise
         finally:
             self.snapshot = self.snapshot or transaction.snapshot
-            self._note_open()
+            self._note_open(run)
         if alone:
-            await self._commit_part(transaction)
+            await self._commit_part(transaction, [])
         return result
 
-    def _current(self) -> tuple[Transaction, bool]:
-        """The open transaction, or a new one; and whether it is for one statement alone."""
-        if self._transaction is not None:
-            return self._transaction, False
+    def _block(self) -> Block | None:
+        """The innermost open block of ours that this task runs in."""
+        block = current_block.get()
+        while block is not None and not (block.is_open and block.database is self):
+            block = block.parent
+        return block
+
+    def _transaction_of(self, block: Block | None) -> Transaction:
+        """That of the block; without one, the run's own, which begins now if it had not."""
+        if block is not None:
+            return block.transaction
+        if self._transaction is None:
+            self._transaction = self._new_transaction()
+        return self._transaction
+
+    def _new_transaction(self) -> Transaction:
         transaction = Transaction(
             self._pool,
             self._spec.isolation,
             self._remaining_ms(),
             recording=self._recorder is not None,
         )
-        alone = not self.is_single and not self._depth
-        if not alone:
-            self._transaction = transaction
-        return transaction, alone
+        self._open.add(transaction)
+        return transaction
 
     def _remaining_ms(self) -> int:
         remaining_s = self._deadline - trio.current_time()
         return max(1, int(min(remaining_s, 86_400.0) * 1000)) + _SERVER_GRACE_MS
 
-    def _note_open(self) -> None:
-        transaction = self._transaction
-        self._run.transaction_open = transaction is not None and transaction.is_open
+    def _note_open(self, run: Run | None = None) -> None:
+        """Whether a call to the outside, from `run` or its caller, is made in a transaction."""
+        for one in (self._run, run):
+            if one is not None:
+                one.transaction_open = self.is_open
 
-    async def begin_block(self) -> None:
-        """Open `ctx.db.transaction()`."""
-        if self.is_single or self._depth:
-            self._current()[0].begin_block()
-            self._depth += 1
-        else:
-            self._depth = 1
-            self._current()
-        self._marks.append(len(self._children))
+    async def begin_block(self) -> Block:
+        """Open `ctx.db.transaction()`; the caller sets `current_block` where its code runs.
 
-    async def end_block(self, commit: bool) -> None:
-        """End `ctx.db.transaction()`.
+        Waits while a block is open in the same transaction that this task does not run in.
+        Cancellation: it is not open.
+        """
+        parent = self._block()
+        if parent is None and not self.is_single:
+            return Block(self, self._new_transaction(), None, None)
+        transaction = self._transaction_of(parent)
+        savepoint = await transaction.begin_block(parent.savepoint if parent else None)
+        return Block(self, transaction, savepoint, parent)
+
+    async def end_block(self, block: Block, commit: bool) -> None:
+        """End `ctx.db.transaction()`. Cancellation: runs to its end.
 
         Raises:
             psycopg.Error: The block could not be committed; it was rolled back.
         """
-        self._depth -= 1
-        mark = self._marks.pop()
+        block.is_open = False
+        if block.savepoint is not None:
+            await self._end_savepoint(block, block.savepoint, commit)
+        elif commit:
+            await self._commit_part(block.transaction, block.called)
+        else:
+            await self._give_up(block.transaction, block.called)
+
+    async def _end_savepoint(self, block: Block, savepoint: Savepoint, commit: bool) -> None:
         kept = False
         try:
-            await self._end_block(commit)
+            await block.transaction.end_block(savepoint, commit)
             kept = commit
         finally:
             if not kept:
-                self._roll_children_back(mark)
+                self._note_missing(block.transaction.missing, block.called)
+                for called in block.called:
+                    called.roll_back()
+            around = block.parent.called if block.parent is not None else self._called
+            around += block.called
 
-    async def _end_block(self, commit: bool) -> None:
-        transaction = self._transaction
-        if transaction is None:
-            return
-        if self.is_single or self._depth:
-            await transaction.end_block(commit)
-            self._note_missing(transaction.missing)
-            return
-        self._transaction = None
-        self._note_open()
-        if commit:
-            await self._commit_part(transaction)
-        else:
-            await self._give_up(transaction)
-
-    async def _commit_part(self, transaction: Transaction) -> None:
+    async def _commit_part(self, transaction: Transaction, called: list[_Called]) -> None:
         """Commit one of several transactions, noting it in the execution row."""
-        tail: list[Statement] = []
-        # Also where no statement looks like a write: a view may call what writes. Without effects
-        # it is a no-op.
-        noted = self._recorder is not None and transaction.is_open
-        if self._recorder is not None and noted:
-            tail.append(self._recorder.continuation(self._run, self.snapshot))
-        tail += self._tail(transaction)
+        # Taken out, as another part may commit meanwhile: each is written once.
+        ended, self._ended = self._ended, []
+        attempted, self._attempted = self._attempted, []
+        tail = self._tail([*ended, *called], [*attempted, *transaction.attempted])
+        if self._recorder is not None:
+            # Whether it had effects is asked there: a statement's text may not tell.
+            tail.insert(0, self._recorder.continuation(self._run, self.snapshot))
+        batch = None
         try:
             batch = await transaction.commit(tail)
         except CommitFailed as failure:
-            await self._give_up(transaction, in_doubt=failure.in_doubt)
+            await self._give_up(transaction, called, in_doubt=failure.in_doubt)
             raise failure.cause from failure
-        if batch is not None:
-            self._children.clear()
-            self._attempted.clear()
-        if batch is not None and noted:
-            result = batch[len(batch) - 1 - len(tail)]
-            self.committed = self.committed or bool(result.rows[0][0])
+        finally:
+            if batch is None:
+                self._ended[:0] = ended
+                self._attempted[:0] = attempted
+            self._open.discard(transaction)
+            self._note_open()
+        if batch is None:
+            self._ended += called  # nothing was sent: there was no statement
+        elif tail:
+            noted = batch[len(batch) - 1 - len(tail)]
+            self.committed = self.committed or bool(noted.rows[0][0])
 
-    async def _give_up(self, transaction: Transaction, in_doubt: bool = False) -> None:
+    async def _give_up(
+        self, transaction: Transaction, called: list[_Called], in_doubt: bool = False
+    ) -> None:
+        """Roll a transaction back, with what was called in it."""
         attempted, missing = await transaction.abandon()
         self._attempted += attempted
         if missing and in_doubt:
@@ -216,32 +297,25 @@ class RunDatabase:
                 "the connection was lost at COMMIT: row changes not captured unless they are "
                 "shown as committed"
             )
-        self._note_missing(missing)
-        for child in self._children:
-            child.settled = True
+        self._note_missing(missing, called)
+        for child in called:
+            child.roll_back()
+        self._ended += called
+        called.clear()
+        self._open.discard(transaction)
+        self._note_open()
 
-    def _note_missing(self, missing: str) -> None:
+    def _note_missing(self, missing: str, called: list[_Called]) -> None:
         """What is missing of a transaction is missing of all the requests that ran in it."""
         if missing:
             self._run.mark_incomplete(missing)
-            for child in self._children:
-                if not child.settled:
-                    child.run.mark_incomplete(missing)
+            for child in called:
+                child.run.mark_incomplete(missing)
 
-    def add_child(self, child: Run, ending: Ending) -> None:
+    def add_called(self, run: Run, ending: Ending) -> None:
         """Keep the record of a called function; it is written with the caller's."""
-        self._children.append(_Called(child, ending))
-
-    def _roll_children_back(self, mark: int) -> None:
-        """What was called since `mark` is rolled back: no record of it may claim that it is not."""
-        for child in self._children[mark:]:
-            if child.ending.outcome == "ok":
-                error = ErrorRecord(
-                    type="RolledBack",
-                    message="what it did was rolled back with the transaction of its caller, "
-                    f"request {child.run.invocation.parent_request_id}",
-                )
-                child.ending = msgspec.structs.replace(child.ending, outcome="error", error=error)
+        block = self._block()
+        (self._called if block is None else block.called).append(_Called(run, ending))
 
     # Ends
 
@@ -260,7 +334,9 @@ class RunDatabase:
                 raise NotRecorded(f"its record says {standing} already")
             return
         try:
-            await transaction.commit([*self._last_word(run, ending), *self._tail(transaction)])
+            await transaction.commit(
+                [*self._last_word(run, ending), *self._last_tail(transaction.attempted)]
+            )
         except CommitFailed:
             self._transaction = transaction
             raise
@@ -286,29 +362,31 @@ class RunDatabase:
         self._run.transaction_open = False
         if transaction is not None:
             self.snapshot = self.snapshot or transaction.snapshot
-            await self._give_up(transaction, in_doubt)
-        self._roll_children_back(0)
+            await self._give_up(transaction, self._called, in_doubt)
+        for child in self._called:
+            child.roll_back()
         return await self._record_alone(run, ending)
 
     async def roll_back(self) -> None:
         """Roll back what is open, to run the function again (serialization failures)."""
         transaction, self._transaction = self._transaction, None
         self._run.transaction_open = False
-        self._depth = 0
-        self._marks.clear()
-        self._roll_children_back(0)
+        for child in self._called:
+            child.roll_back()
         if transaction is not None:
-            await self._give_up(transaction)
+            await self._give_up(transaction, self._called)
 
-    def _tail(self, transaction: Transaction | None) -> list[Statement]:
+    def _tail(self, called: Sequence[_Called], attempted: Sequence[Attempted]) -> list[Statement]:
         if self._recorder is None:
             return []
-        kept = [*self._attempted, *(transaction.attempted if transaction else [])]
         record = self._recorder.record
         return [
-            *(record(child.run, child.ending, self.snapshot, False) for child in self._children),
-            *(self._recorder.attempted(item) for item in kept),
+            *(record(child.run, child.ending, self.snapshot, False) for child in called),
+            *(self._recorder.attempted(item) for item in attempted),
         ]
+
+    def _last_tail(self, attempted: Sequence[Attempted] = ()) -> list[Statement]:
+        return self._tail([*self._ended, *self._called], [*self._attempted, *attempted])
 
     def _last_word(self, run: Run, ending: Ending) -> list[Statement]:
         if self._recorder is None:
@@ -339,7 +417,8 @@ class RunDatabase:
             NotRecorded: There is none now either.
         """
         if ending.outcome != "ok":
-            self._roll_children_back(0)
+            for child in self._called:
+                child.roll_back()
         await self._insist(run, ending)
 
     async def _insist(self, run: Run, ending: Ending) -> ExecutionOutcome:
@@ -370,7 +449,7 @@ class RunDatabase:
             NotRecorded: Postgres refuses it.
         """
         # The record comes first: it asks whether the transaction has had effects before it.
-        statements = [*self._last_word(run, ending), *self._tail(None)]
+        statements = [*self._last_word(run, ending), *self._last_tail()]
         if len(statements) > 1:
             statements = [Statement("begin"), *statements, Statement("commit")]
         error = (await run_batch(conn, statements, finish=True)).error

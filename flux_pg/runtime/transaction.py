@@ -10,7 +10,9 @@ README); past `MAX_SAVEPOINTS` the row changes are read back after each write in
 
 Laws: after an SQL error further statements fail as in plain Postgres (25P02), unless a block
 (`begin_block`) that contains it was ended; nothing is sent to a transaction that failed but what
-ends it; whoever opened a transaction ends it with `commit` or `abandon`.
+ends it; whoever opened a transaction ends it with `commit` or `abandon`; a block is the task's that
+opened it and of the tasks started inside: statements and blocks of others wait until it has ended,
+as its rollback would take them along.
 """
 
 from __future__ import annotations
@@ -79,12 +81,14 @@ class CommitFailed(Exception):
         self.in_doubt = in_doubt
 
 
-class _Block:
-    """A savepoint the user asked for; set on the server with the first statement inside it."""
+class Savepoint:
+    """A block the user opened; its savepoint is set with the first statement inside it."""
 
-    __slots__ = ("name", "position", "unsaved_before", "wrote")
+    __slots__ = ("cut", "name", "parent", "position", "unsaved_before", "wrote")
 
-    def __init__(self) -> None:
+    def __init__(self, parent: Savepoint | None) -> None:
+        self.parent = parent
+        self.cut = False  # rolled back with a block around it, before it was ended itself
         self.position: int | None = None
         self.name = 0
         self.unsaved_before = False
@@ -116,7 +120,8 @@ class Transaction:
         self._saves: tuple[int, ...] = ()
         self._last_name = 0
         self._unsaved = False
-        self._blocks: list[_Block] = []
+        self._blocks: list[Savepoint] = []
+        self._turn = trio.lowlevel.ParkingLot()
         self._pending: list[Statement] = []
         self._context: tuple[str, str] = ("", "")
         self._requests: dict[str, None] = {}
@@ -140,6 +145,7 @@ class Transaction:
         statement: Statement,
         request_id: str,
         span_id: str,
+        block: Savepoint | None = None,
     ) -> Result:
         """Run one of the user's statements.
 
@@ -148,6 +154,7 @@ class Transaction:
             statement: The statement and its parameters.
             request_id: The request its row changes belong to (a called function has its own).
             span_id: The span they belong to, 16 hex digits.
+            block: The innermost block that the asking task runs in.
 
         Cancellation: the statement is stopped on the server; the transaction has then failed.
 
@@ -156,9 +163,11 @@ class Transaction:
             psycopg.errors.InFailedSqlTransaction: It had failed before; nothing was sent.
             PoolTimeout: No connection became free in time.
         """
-        await self._acquire_lock()
+        await self._take_turn(block)
         try:
             self._check_usable()
+            if block is not None and block.cut:
+                raise _cut_off()
             if self._conn is None:
                 self._conn = await self._pool.acquire()
             return await self._execute(text, statement, request_id, span_id)
@@ -202,6 +211,24 @@ class Transaction:
         self._begun, self._saves, self._unsaved, self._pending, self._context, positions = state
         for block, position in positions:
             block.position = position
+
+    async def _take_turn(self, block: Savepoint | None) -> None:
+        """Wait until no block of others is open, and take the lock."""
+        while True:
+            await self._wait_for_turn(block)
+            await self._acquire_lock()
+            if self._has_turn(block):
+                return
+            self._lock.release()
+
+    async def _wait_for_turn(self, block: Savepoint | None) -> None:
+        while not self._has_turn(block):
+            await self._turn.park()
+
+    def _has_turn(self, block: Savepoint | None) -> bool:
+        while block is not None and block not in self._blocks:
+            block = block.parent
+        return (self._blocks[-1] if self._blocks else None) is block
 
     async def _acquire_lock(self) -> None:
         try:
@@ -315,23 +342,37 @@ class Transaction:
 
     # Blocks: savepoints the user asked for
 
-    def begin_block(self) -> None:
-        """Open a block; its savepoint goes out with the next statement."""
+    async def begin_block(self, parent: Savepoint | None = None) -> Savepoint:
+        """Open a block inside `parent`; its savepoint goes out with the next statement.
+
+        Cancellation: it is not open.
+        """
+        await self._wait_for_turn(parent)
         self._check_usable()
-        self._blocks.append(_Block())
+        block = Savepoint(parent)
+        self._blocks.append(block)
+        return block
 
-    async def end_block(self, commit: bool) -> None:
-        """End the innermost block, keeping or rolling back what was done inside.
+    async def end_block(self, block: Savepoint, commit: bool) -> None:
+        """End a block, keeping or rolling back what was done inside, blocks left open included.
 
-        What is rolled back is kept in `attempted`.
+        What is rolled back is kept in `attempted`. Cancellation: runs to its end.
 
         Raises:
             psycopg.errors.InFailedSqlTransaction: `commit` after an error inside that the user's
-                code has swallowed; the block was rolled back.
+                code has swallowed, or after the block around it was ended; it was rolled back.
         """
-        await self._acquire_lock()
+        with trio.CancelScope(shield=True):
+            await self._acquire_lock()
         try:
-            block = self._blocks.pop()
+            if block not in self._blocks:
+                if commit and block.cut:
+                    raise _cut_off()
+                return
+            position = self._blocks.index(block)
+            for inner in self._blocks[position + 1 :]:
+                inner.cut = not commit
+            del self._blocks[position:]
             if self.lost or self._conn is None or block.position is None:
                 return
             if commit and not self.failed:
@@ -348,8 +389,9 @@ class Transaction:
                 )
         finally:
             self._lock.release()
+            self._turn.unpark_all()
 
-    async def _roll_block_back(self, block: _Block) -> None:
+    async def _roll_block_back(self, block: Savepoint) -> None:
         assert block.position is not None
         inside: list[Result] = []
         requests = list(self._requests) if block.wrote and self._recording else []
@@ -505,6 +547,12 @@ class Transaction:
             # Temporary tables, session locks and settings must not reach the next request.
             await conn.close()
         await self._pool.release(conn)
+
+
+def _cut_off() -> psycopg.Error:
+    return psycopg.errors.InFailedSqlTransaction(
+        "the block was rolled back with the one around it, which ended first"
+    )
 
 
 def _span_number(span_id: str) -> str:
