@@ -117,12 +117,16 @@ class Evidence:
         """Numbers for whoever reads the output."""
         ends = Counter(one.end for one in self.sent)
         statuses = Counter(one.status for one in self.sent if one.end == "answered")
-        unrecorded = sum(one.end == "answered" and not one.acknowledged for one in self.sent)
+        unrecorded = Counter(
+            one.function + ": " + one.body["error"]["message"]
+            for one in self.sent
+            if one.end == "answered" and not one.acknowledged
+        )
         outcomes = Counter(row["outcome"] for row in self.executions.values())
         incomplete = Counter(row["incomplete_reason"] for row in self.executions.values()
                              if not row["complete"] and row["outcome"] != "crashed")  # fmt: skip
         return (
-            f"sent {dict(ends)}, answered {dict(statuses)}, unrecorded {unrecorded}, "
+            f"sent {dict(ends)}, answered {dict(statuses)}, unrecorded {dict(unrecorded)}, "
             f"records {dict(outcomes)}, mutations {len(self.mutations)} "
             f"({len(self.committed)} committed), incomplete {dict(incomplete)}"
         )
