@@ -321,7 +321,16 @@ def _shrink(lines: list[list[str]], headers: list[str], width: int) -> None:
         index = headers.index(name)
         limit = max(widths[index] - over, least)
         for line in lines:
-            line[index] = fit(line[index], limit)
+            line[index] = _cut(name, line[index], limit)
+
+
+def _cut(name: str, text: str, limit: int) -> str:
+    """Cut a cell to `limit` columns where it says least: a place keeps its end, the line."""
+    if cells(text) <= limit:
+        return text
+    if name == "where":
+        return "…" + text[1 - limit :]
+    return text[:8] if name == "commit" else fit(text, limit)
 
 
 def _footnotes(scope: Scope, rows: list[dict[str, Any]]) -> None:
