@@ -6,11 +6,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.docs.page import read_steps
 from tests.docs.session import rewrite_page
 
 for name in sys.argv[1:]:
     page = Path(name)
     with tempfile.TemporaryDirectory(prefix="docs-") as folder:
-        rewrite_page(page, read_steps(page), Path(folder))
+        rewrite_page(page, Path(folder))
     print(f"{name} is up to date")

@@ -5,7 +5,8 @@ The volatile parts are these and no others:
 - ids and commits: anything may stand there, but one id of the page is one id of the run, wherever
   it appears again, also as the short form of its last eight digits, also in a command;
 - times, ages, durations, and the bars of a waterfall: any other of the same kind;
-- the width of columns, which follows from the above: runs of blanks and rules count as one.
+- the width of columns, which follows from the above: runs of blanks and rules count as one, and
+  a word that was cut to fit (`greet…`) may be cut elsewhere.
 
 Ports are mapped by the session (a page always says 4000).
 """
@@ -18,13 +19,14 @@ from dataclasses import dataclass, field
 _KINDS = {
     "uuid": r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b",
     "date": r"\b[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT",
-    "time": r"\b\d{4}-\d\d-\d\d(?:[ T][\d:.]+(?:Z|[+-]\d\d(?::?\d\d)?)?…?)?",
+    "time": r"\b\d{4}-\d\d-\d\d(?:[ T][\d:.]+(?:Z|[+-]\d\d[\d:]*)?…?)?",
     "clock": r"\b\d\d:\d\d:\d\d(?:\.\d+)?\b",
-    "duration": r"\b\d+(?:\.\d+)? ?(?:µs|us|ms|s|min|h)\b(?: ago)?|\bjust now\b",
+    "duration": r"\b(?:\d+m\d\ds|\d+(?:\.\d+)? ?(?:µs|us|ms|s|min|h))\b(?: ago)?",
     "microseconds": r'"(?:start|duration)_us": \d+',
     "size": r"\b\d+(?:\.\d+)? [KMG]iB\b",
     "address": r"\b127\.0\.0\.1:\d+\b",
     "bar": r"[█▉▊▋▌▍▎▏]+",
+    "cut": r'…[^\s|"]+|[^\s|"]+…',
     "hex": r"\b[0-9a-f]{7,40}\b",
 }
 _TOKEN = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()))
@@ -61,11 +63,14 @@ class Names:
 
     def adopt(self, shown: list[str]) -> list[str]:
         """An output as the page would show it: ids it knows by its own, new ones as they are."""
-        known = {real: page for page, real in self.real.items()}
 
         def own(token: re.Match[str]) -> str:
+            known = {real: page for page, real in self.real.items()}
             if token.lastgroup in _IDENTITIES and token[0] not in known:
-                self.bind(token[0], token[0])
+                # A long id whose short form the page has shown already ends as that one does.
+                page = token[0][:-8] + known.get(token[0][-8:], token[0][-8:])
+                self.bind(page, token[0])
+                return page
             return known.get(token[0], token[0])
 
         return [_TOKEN.sub(own, line) for line in shown]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.docs.compare import Names, Unequal, check, trimmed
-from tests.docs.page import Step
+from tests.docs.page import Step, read_steps
 
+REPOSITORY = Path(__file__).parents[2]
 COMMAND_LIMIT_S = 60.0
 DEV_LIMIT_S = 90.0
 _SERVES = re.compile(r"(?:^|&& )(flux (?:dev|serve)\b[^&|]*)$")
@@ -115,9 +117,18 @@ class Terminal:
 
 
 class Session:
-    """One reader at one page; a context that ends what the page left running."""
+    """One reader at one page; a context that ends what the page left running.
 
-    def __init__(self, folder: Path, patience_s: float = COMMAND_LIMIT_S) -> None:
+    Args:
+        folder: An empty folder, the reader's home and place of work.
+        in_clone: Whether the reader sits in a clone of Flux, with its examples, and not in an
+            empty folder: so the README is read.
+        patience_s: How long an output may take to become the page's.
+    """
+
+    def __init__(
+        self, folder: Path, *, in_clone: bool = False, patience_s: float = COMMAND_LIMIT_S
+    ) -> None:
         home = folder / "home"
         home.mkdir()
         # On a terminal curl shows no progress; here it has to be told.
@@ -133,6 +144,8 @@ class Session:
         self._terminal: Terminal | None = None
         self._port = "4000"
         self._patience_s = patience_s
+        if in_clone:
+            self._make_clone()
 
     def __enter__(self) -> Session:
         return self
@@ -172,6 +185,15 @@ class Session:
         if before := command[: serves.start()].rstrip("& "):
             self._shell(before)
         return self._start(serves[1], step)
+
+    def _make_clone(self) -> None:
+        unwanted = shutil.ignore_patterns(".flux", "__pycache__")
+        shutil.copytree(REPOSITORY / "examples", self._cwd / "examples", ignore=unwanted)
+        activate = self._cwd / ".venv" / "bin" / "activate"
+        activate.parent.mkdir(parents=True)
+        activate.write_text("")  # flux is on the PATH already
+        (self._cwd / ".gitignore").write_text(".venv/\n.flux/\n")
+        self._shell("git init --quiet && git add -A && git commit --quiet -m 'Add the orders'")
 
     def _compare(self, step: Step, shown: list[str]) -> list[str]:
         if step.expected is not None:
@@ -234,26 +256,26 @@ def _with_page_port(lines: list[str], port: str) -> list[str]:
     return [line.rstrip().replace(f"localhost:{port}", "localhost:4000") for line in lines]
 
 
-def run_page(steps: list[Step], folder: Path) -> None:
-    """Run a page; every output has to be the page's.
+def run_page(page: Path, folder: Path) -> None:
+    """Run a page in an empty folder; every output has to be the page's.
 
     Raises:
         AssertionError: One is not, naming the line of the page.
     """
-    with Session(folder) as session:
-        for step in steps:
+    with Session(folder, in_clone=page.name == "README.md") as session:
+        for step in read_steps(page):
             try:
                 session.run(step)
             except Unequal as error:
                 raise AssertionError(f"line {step.line + 1}: {step.text}\n{error}") from None
 
 
-def rewrite_page(page: Path, steps: list[Step], folder: Path) -> None:
+def rewrite_page(page: Path, folder: Path) -> None:
     """Run a page and put what is shown now where it differs from what the page shows."""
     lines = page.read_text().splitlines()
     shift = 0
-    with Session(folder, patience_s=5.0) as session:
-        for step in steps:
+    with Session(folder, in_clone=page.name == "README.md", patience_s=5.0) as session:
+        for step in read_steps(page):
             try:
                 session.run(step)
             except Unequal as error:

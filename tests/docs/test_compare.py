@@ -20,6 +20,7 @@ def same(page: str, real: str, names: Names | None = None) -> bool:
 def test_times_bars_and_widths_may_differ() -> None:
     assert same("a ████▎   9.86 ms", "a    ▏  17 µs")
     assert same("at 2026-11-22T12:36:54.86…  6 s ago", "at 2027-01-02T01:02:03.1+00:00 12 s ago")
+    assert same('name "Stone…  …ers.py:9', 'name "Sto…  …tomers.py:12')
     assert same(" id | n\n----+---", " id |    n\n------+---")
 
 
@@ -28,6 +29,7 @@ def test_other_text_and_other_lines_may_not() -> None:
     assert not same("1 change", "2 changes")
     assert not same("a", "a\nb")
     assert not same("a\nb", "a")
+    assert not same("name Stone…", "name Stoneware")
     assert not same("took 3 ms", "took a while")
 
 
