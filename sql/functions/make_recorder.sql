@@ -19,11 +19,10 @@ begin
     execute format(
         'create or replace function flux.%I() returns trigger'
         ' language plpgsql volatile parallel unsafe security definer'
-        ' set search_path = pg_catalog, pg_temp set timezone = ''UTC'''
-        ' set datestyle = ''ISO, MDY'' set intervalstyle = ''postgres'''
-        ' set bytea_output = ''hex'' set extra_float_digits = ''1'' set lc_monetary = ''C'''
+        ' set search_path = pg_catalog, pg_temp%s'
         ' as %L',
-        'record_' || v_table_id, flux.recorder_source(v_shape)
+        'record_' || v_table_id, flux.output_settings(v_shape),
+        flux.recorder_source(v_shape)
     );
     execute format('grant execute on function flux.%I() to public', 'record_' || v_table_id);
     execute format(

@@ -511,3 +511,19 @@ def test_toasted_values_that_do_not_change_are_not_stored_again(log: Log) -> Non
     )
     assert [m["changed"] for m in log.mutations("t")[1:]] == [["a"], ["big"]]
     assert len(log.mutations("t")[2]["new"]["big"]) == 100001
+
+
+def test_the_laws_of_the_log_hold_for_what_recorders_write(log: Log) -> None:
+    """They are constraints of attempted_log only, since CHECKs would double the cost of a row."""
+    _partitioned(log)
+    log.run(
+        "create table u (id int primary key, a int)",
+        "insert into u values (1, 1), (2, 2)",
+        "update u set id = 3, a = 9 where id = 1",
+        "delete from u where id = 2",
+        "truncate u",
+        "update t set k = 3 - k",
+    )
+    with psycopg.connect(log.database.superuser) as conn:
+        copied = conn.execute("insert into flux.attempted_log select * from flux.mutation_log")
+        assert copied.rowcount == 9
