@@ -164,8 +164,8 @@ def result_output(run: Run, result: Result, limit_bytes: int) -> dict[str, Any]:
         size += sum(len(cell) for cell in raw if cell is not None)
         if size > limit_bytes:
             run.mark_incomplete(
-                f"a result of {result.rowcount} rows was recorded up to row {len(rows)}: "
-                f"over {limit_bytes} bytes"
+                f"rows of a result recorded: {len(rows)} of {result.rowcount}, the others are "
+                f"beyond {limit_bytes} bytes"
             )
             break
         for at in secret:
