@@ -464,7 +464,8 @@ class Transaction:
             batch = await run_batch(self._conn, [*head, *collects, *tail, _COMMIT], finish=True)
         except psycopg.Error as error:
             self._note_state()
-            raise CommitFailed(error, settled=True, in_doubt=self._conn.in_doubt) from error
+            in_doubt = self.lost or self._conn.in_doubt
+            raise CommitFailed(error, settled=True, in_doubt=in_doubt) from error
         if batch.error is not None:
             self._note_state()
             settled = batch.failed_at is not None and batch.failed_at > settle_at
