@@ -1,6 +1,6 @@
--- Who owns what must outlive the mutations that are about to be pruned. First the rows that came to
--- their key from another: their owners are gathered through all their keys while the way back is
--- still there.
+-- Who owns what must outlive the mutations that are about to be pruned. The owners of rows that came
+-- to their key from another are gathered through all their keys while the way back is still there,
+-- and put in place last: some are older than the moment at which the row left that same key.
 create function flux.roll_up_owners(p_part regclass) returns void
 language plpgsql volatile parallel unsafe
 set search_path = pg_catalog, pg_temp
@@ -8,21 +8,17 @@ as $$
 declare
     v_row record;
 begin
+    create temp table flux_kept (like flux.column_owners) on commit drop;
     for v_row in execute format(
         'select distinct p.table_id, p.key from %s as p where p.old_key is not null', p_part)
     loop
         continue when exists (select from flux.find_end(v_row.table_id, v_row.key));
-        insert into flux.column_owners as o (
+        insert into pg_temp.flux_kept (
             table_id, key, column_id, seq, at, xid, op, shape_id, request_id, span_id, actor, image
         )
         select v_row.table_id, v_row.key, f.column_id, f.seq, f.at, f.xid, f.op, f.shape_id,
             f.request_id, f.span_id, f.actor, f.image
-        from flux.find_owners(v_row.table_id, v_row.key) as f
-        on conflict (table_id, key, column_id) do update set
-            seq = excluded.seq, at = excluded.at, xid = excluded.xid, op = excluded.op,
-            shape_id = excluded.shape_id, request_id = excluded.request_id,
-            span_id = excluded.span_id, actor = excluded.actor, image = excluded.image
-        where o.seq < excluded.seq;
+        from flux.find_owners(v_row.table_id, v_row.key) as f;
     end loop;
     execute format(
         $q$
@@ -67,6 +63,16 @@ begin
             using %1$s as p
             where p.op = 'X' and o.table_id = p.table_id and o.seq < p.seq
         $q$, p_part);
+    delete from flux.column_owners as o
+    using pg_temp.flux_kept as k
+    where o.table_id = k.table_id and o.key = k.key;
+    insert into flux.column_owners (
+        table_id, key, column_id, seq, at, xid, op, shape_id, request_id, span_id, actor, image
+    )
+    select k.table_id, k.key, k.column_id, k.seq, k.at, k.xid, k.op, k.shape_id, k.request_id,
+        k.span_id, k.actor, k.image
+    from pg_temp.flux_kept as k;
+    drop table pg_temp.flux_kept;
     execute format(
         $q$
             insert into flux.tracking_gaps (table_id, at, xid, reason)
