@@ -146,7 +146,7 @@ create index mutation_log_old_key_idx on flux.mutation_log (table_id, old_key, s
     where old_key is not null;
 create index mutation_log_arrival_idx on flux.mutation_log (table_id, key, seq)
     where old_key is not null;
-create index mutation_log_request_idx on flux.mutation_log (request_id)
+create index mutation_log_request_idx on flux.mutation_log (request_id, seq)
     where request_id is not null;
 create index mutation_log_at_idx on flux.mutation_log using brin (at) with (autosummarize = on);
 

@@ -47,6 +47,10 @@ _SET_BOTH = (
     " pg_catalog.set_config('flux.span_id', %s, true)"
 )
 _COLLECT = "select flux.collect_attempted(%s)::text"
+_COLLECT_AFTER = (
+    "select c.changes::text, c.changes -> -1 ->> 'seq'"
+    " from (select flux.collect_attempted(%s, %s) as changes) as c"
+)
 _STRUCK = "row changes not captured: stopped while a savepoint was being set after them"
 _SETTLE = Statement("set constraints all immediate")
 _COMMIT = Statement("commit")
@@ -125,7 +129,8 @@ class Transaction:
         self._pending: list[Statement] = []
         self._context: tuple[str, str] = ("", "")
         self._requests: dict[str, None] = {}
-        self._read_back: dict[str, str | None] | None = None
+        self._read_back: dict[str, list[str]] | None = None
+        self._read_up_to = "0"  # seq of the newest row change that was read back
         self._leaves_state = False
         self.snapshot = ""
         self.wrote = False
@@ -298,7 +303,10 @@ class Transaction:
     def _suffix(self, text: StatementText, request_id: str) -> list[Statement]:
         if text.reads_only or not self._reads_back or not self._recording:
             return []
-        return [Statement(_COLLECT, (name,)) for name in {**self._requests, request_id: None}]
+        return [
+            Statement(_COLLECT_AFTER, (name, self._read_up_to))
+            for name in {**self._requests, request_id: None}
+        ]
 
     def _note_write(self, request_id: str, collected: Sequence[Result]) -> None:
         self._requests[request_id] = None
@@ -307,10 +315,19 @@ class Transaction:
         for block in self._blocks:
             block.wrote = True
         if collected:
-            self._read_back = {
-                name: result.rows[0][0]
-                for name, result in zip(self._requests, collected, strict=True)
-            }
+            self._keep_back(collected)
+
+    def _keep_back(self, collected: Sequence[Result]) -> None:
+        """Keep what a statement's own message read back: the row changes since the last one."""
+        if self._read_back is None:
+            self._read_back = {}
+        newest = int(self._read_up_to)
+        for name, result in zip(self._requests, collected, strict=True):
+            changes, seq = result.rows[0]
+            if changes:
+                self._read_back.setdefault(name, []).append(changes)
+                newest = max(newest, int(seq))
+        self._read_up_to = str(newest)
 
     async def _send(self, statements: list[Statement], *, finish: bool = False) -> Batch:
         """One round trip; raises the server's error and notes what it did to the transaction."""
@@ -478,14 +495,11 @@ class Transaction:
         """A serializable transaction can fail at COMMIT itself: have its row changes before."""
         if self._isolation == "read committed" or not self.wrote or not self._recording:
             return []
-        return [Statement(_COLLECT, (name,)) for name in self._requests]
+        return [Statement(_COLLECT_AFTER, (name, self._read_up_to)) for name in self._requests]
 
     def _remember(self, collected: Sequence[Result]) -> None:
         if collected and not any(result.aborted or result.error for result in collected):
-            self._read_back = {
-                name: result.rows[0][0]
-                for name, result in zip(self._requests, collected, strict=True)
-            }
+            self._keep_back(collected)
 
     async def abandon(self) -> tuple[list[Attempted], str]:
         """Roll everything back.
@@ -519,7 +533,7 @@ class Transaction:
         if ended or (self.failed and self._unsaved):
             if self._read_back is None:
                 return "row changes not captured: the transaction failed at COMMIT"
-            self._keep(self._read_back)
+            self._keep({name: _joined(parts) for name, parts in self._read_back.items()})
             return ""
         if self.failed:
             await self._return_to_savepoint()
@@ -554,6 +568,11 @@ def _cut_off() -> psycopg.Error:
     return psycopg.errors.InFailedSqlTransaction(
         "the block was rolled back with the one around it, which ended first"
     )
+
+
+def _joined(arrays: Sequence[str]) -> str:
+    """Several JSON arrays, none of them empty, as one."""
+    return "[" + ",".join(array.strip()[1:-1] for array in arrays) + "]"
 
 
 def _span_number(span_id: str) -> str:
