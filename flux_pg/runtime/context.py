@@ -8,6 +8,7 @@ languages. One definition serves `async def` functions, where the methods are aw
 from __future__ import annotations
 
 import datetime
+import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -19,7 +20,7 @@ import trio
 from ..errors import FluxError, UsageError
 from ..records import HttpRequest, SpanRecord
 from .boundaries.log import span_place
-from .run import Run, current_span
+from .run import Run, asking_frame, current_span
 from .session import current_block
 from .tables import Query, delete_query, find_query, insert_query, update_query
 
@@ -275,22 +276,22 @@ class Log:
 
     __slots__ = ("_emit",)
 
-    def __init__(self, emit: Callable[[str, str, dict[str, Any]], None]) -> None:
+    def __init__(self, emit: Callable[[str, object, dict[str, Any]], None]) -> None:
         self._emit = emit
 
-    def debug(self, message: str, **fields: Any) -> None:
+    def debug(self, message: object, /, **fields: Any) -> None:
         """A detail."""
         self._emit("debug", message, fields)
 
-    def info(self, message: str, **fields: Any) -> None:
+    def info(self, message: object, /, **fields: Any) -> None:
         """Something worth knowing."""
         self._emit("info", message, fields)
 
-    def warning(self, message: str, **fields: Any) -> None:
+    def warning(self, message: object, /, **fields: Any) -> None:
         """Something odd."""
         self._emit("warning", message, fields)
 
-    def error(self, message: str, **fields: Any) -> None:
+    def error(self, message: object, /, **fields: Any) -> None:
         """Something wrong."""
         self._emit("error", message, fields)
 
@@ -382,7 +383,7 @@ class Context:
         """A random UUID (recorded)."""
         return self._ports.uuid()
 
-    def span(self, name: str, **attributes: Any) -> AbstractAsyncContextManager[SpanRecord]:
+    def span(self, name: str, /, **attributes: Any) -> AbstractAsyncContextManager[SpanRecord]:
         """A span of your own around a part of the function; `async with` and `with` both work."""
         return OwnSpan(self._run, name, attributes)
 
@@ -390,7 +391,7 @@ class Context:
 class Ports(msgspec.Struct, frozen=True):
     """The answers of the dispatcher that need no waiting."""
 
-    log: Callable[[str, str, dict[str, Any]], None]
+    log: Callable[[str, object, dict[str, Any]], None]
     now: Callable[[], datetime.datetime]
     random: Callable[[], float]
     uuid: Callable[[], uuid.UUID]
@@ -434,10 +435,14 @@ def _ask(handle: Handle, blocking: bool, op: str, arguments: dict[str, Any]) -> 
     """A message to the dispatcher: an awaitable in async functions, the answer in plain ones."""
     if not blocking:
         return handle(op, arguments)
+    # The user's line is on this thread's stack, not on that of the task which does the work.
+    token = asking_frame.set(sys._getframe(1))
     try:
         return trio.from_thread.run(handle, op, arguments)
     except RuntimeError as error:
         _explain_thread(error)
+    finally:
+        asking_frame.reset(token)
 
 
 def _explain_thread(error: RuntimeError) -> NoReturn:

@@ -18,7 +18,7 @@ from ..errors import FluxError, NotFoundError
 from ..records import Location, SpanRecord
 from .boundaries.log import current_log, suspended
 from .context import Ports
-from .failures import describe_error
+from .failures import describe_error, text_of
 from .outbound import OutboundClient
 from .run import Run, RunClosed, current_span
 from .session import Block, RunDatabase
@@ -140,7 +140,7 @@ class Dispatcher:
         try:
             text = inspect_statement(sql)
         except StatementRefused as refusal:
-            span = run.begin_span("db", "refused", input={"sql": sql}, location=location)
+            span = run.begin_span("db", "refused", input={"sql": plain(sql)}, location=location)
             run.end_span(span, error=describe_error(refusal, run.project_prefix))
             raise
         recorded = None
@@ -207,11 +207,11 @@ class Dispatcher:
 
     # What needs no waiting
 
-    def _log(self, level: str, message: str, fields: dict[str, Any]) -> None:
+    def _log(self, level: str, message: object, fields: dict[str, Any]) -> None:
         run = self._run
         span = run.begin_span(
             "log",
-            run.redactor.scrub(message, run.secrets),
+            run.redactor.scrub(text_of(message), run.secrets),
             run.redact(plain(fields)) if fields else None,
             {"level": level},
             run.caller_location(),

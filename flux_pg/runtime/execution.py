@@ -174,6 +174,14 @@ class Executor:
     async def _run_recorded(self, run: Run, deadline: float) -> Reply:
         spec = run.invocation.function
         database = RunDatabase(self._pool, self._recorder, run, spec, deadline)
+        try:
+            return await self._run_in(database, run, spec, deadline)
+        finally:
+            await database.discard()
+
+    async def _run_in(
+        self, database: RunDatabase, run: Run, spec: FunctionSpec, deadline: float
+    ) -> Reply:
         attempt = 0
         while True:
             span = self._begin_function_span(run)
@@ -467,6 +475,7 @@ class Executor:
             )
             raise
         finally:
+            await database.discard()
             if self._journal is not None and slot is not None and child.recorded:
                 self._journal.end(slot)
         assert finished.error is not None

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from types import TracebackType
 
 import psycopg
+import trio
 
 from ..errors import FluxError
 from ..records import ErrorRecord, Location
@@ -22,9 +23,14 @@ _MAX_FRAMES = 50
 
 def leaf_of(error: BaseException) -> BaseException:
     """The first real error inside exception groups, which nurseries wrap around everything."""
-    while isinstance(error, BaseExceptionGroup) and error.exceptions:
-        error = error.exceptions[0]
-    return error
+    leaves = _leaves(error)
+    return next((leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled)), leaves[0])
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
 
 
 def describe_error(
@@ -33,14 +39,12 @@ def describe_error(
     """What the record keeps of an exception.
 
     Args:
-        error: The exception; a group counts as its first leaf.
+        error: The exception; a group counts as its first leaf, the others are named in `detail`.
         project_prefix: Directory of the project with a trailing slash; only its lines are kept.
         secrets: Values that must not appear in any text.
     """
     leaf = leaf_of(error)
-    stack = _user_stack(leaf, project_prefix)
-    if not stack and leaf is not error:
-        stack = _user_stack(error, project_prefix)
+    stack = _first_stack((leaf, error, leaf.__cause__), project_prefix)
     name = type(leaf).__name__
     diagnostics = None
     sqlstate = ""
@@ -51,11 +55,11 @@ def describe_error(
     message = _message(leaf)
     return ErrorRecord(
         type=name,
-        message=_hide(message, secrets)[:_MAX_MESSAGE],
+        message=_cut(_hide(message, secrets)),
         stack=stack[:_MAX_FRAMES],
         fingerprint=fingerprint(name, sqlstate, place, stack, message),
         sqlstate=sqlstate,
-        detail=_hide((diagnostics.message_detail or "") if diagnostics else "", secrets),
+        detail=_cut(_hide(_detail(error, leaf, diagnostics), secrets)),
         hint=_hide(_hint(leaf), secrets),
     )
 
@@ -77,10 +81,33 @@ def fingerprint(
 def _message(error: BaseException) -> str:
     if isinstance(error, psycopg.Error) and error.diag.message_primary:
         return error.diag.message_primary
+    return text_of(error)
+
+
+def text_of(value: object) -> str:
+    """`str(value)`, whatever its class makes of that."""
     try:
-        return str(error)
+        return str(value)
     except Exception as broken:
-        return f"(its message cannot be had: {type(broken).__name__})"
+        return f"(its text cannot be had: {type(broken).__name__})"
+
+
+def _detail(
+    error: BaseException, leaf: BaseException, diagnostics: psycopg.errors.Diagnostic | None
+) -> str:
+    told = diagnostics.message_detail or "" if diagnostics else ""
+    others = [
+        f"{type(other).__name__}: {_message(other)}"
+        for other in _leaves(error)
+        if other is not leaf and not isinstance(other, trio.Cancelled)
+    ]
+    return "\n".join(filter(None, [told, *(f"also raised: {other}" for other in others)]))
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _MAX_MESSAGE:
+        return text
+    return f"{text[:_MAX_MESSAGE]} [and {len(text) - _MAX_MESSAGE} more characters]"
 
 
 def _hint(error: BaseException) -> str:
@@ -89,8 +116,13 @@ def _hint(error: BaseException) -> str:
     return error.hint if isinstance(error, FluxError) else ""
 
 
-def _user_stack(error: BaseException, prefix: str) -> tuple[Location, ...]:
-    return _locations(error.__traceback__, prefix)
+def _first_stack(errors: Iterable[BaseException | None], prefix: str) -> tuple[Location, ...]:
+    """The first of these that has lines of the project in its traceback says where."""
+    for error in errors:
+        stack = _locations(error.__traceback__, prefix) if error is not None else ()
+        if stack:
+            return stack
+    return ()
 
 
 def _locations(trace: TracebackType | None, prefix: str) -> tuple[Location, ...]:
@@ -111,6 +143,7 @@ def _hide(text: str, secrets: Iterable[str]) -> str:
 
 
 def status_of(error: BaseException) -> int:
-    """HTTP status that a failure answers with."""
+    """HTTP status that a failure answers with: its own if that is one of an error."""
     leaf = leaf_of(error)
-    return leaf.status if isinstance(leaf, HttpError) else 500
+    status = leaf.status if isinstance(leaf, HttpError) else 500
+    return status if isinstance(status, int) and 400 <= status <= 599 else 500

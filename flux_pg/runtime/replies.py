@@ -10,7 +10,7 @@ import msgspec
 from ..errors import FluxError
 from ..records import ErrorRecord, ExecutionOutcome, Reply
 from .context import HttpError, Response
-from .failures import leaf_of
+from .failures import leaf_of, status_of
 from .run import Run
 from .values import NotJson, encode_reply, plain
 
@@ -101,7 +101,7 @@ def render_failure(
     """The reply for a failure. What went wrong is told to the caller only in development."""
     leaf = leaf_of(error)
     if isinstance(leaf, HttpError):
-        status = leaf.status if 400 <= leaf.status <= 599 else 500
+        status = status_of(leaf)
         told: dict[str, Any] = {"code": leaf.code, "message": leaf.message}
         if leaf.details is not None:
             told["details"] = plain(leaf.details)
@@ -118,11 +118,19 @@ def render_failure(
         Reply(
             status_code=status,
             headers=[_JSON],
-            body=msgspec.json.encode(document),
+            body=_encode(document),
             outcome=outcome,
         ),
-        run.redact(document),
+        run.redact(plain(document)),
     )
+
+
+def _encode(document: Any) -> bytes:
+    """JSON of what the function said, whatever it said."""
+    try:
+        return msgspec.json.encode(document)
+    except Exception:
+        return msgspec.json.encode(plain(document))
 
 
 def _told(record: ErrorRecord, outcome: str, dev: bool) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from .redaction import Redactor
 
 current_run: ContextVar[Run | None] = ContextVar("flux_run", default=None)
 current_span: ContextVar[str | None] = ContextVar("flux_span", default=None)
+asking_frame: ContextVar[FrameType | None] = ContextVar("flux_asking_frame", default=None)
+"""Where a function in a thread asked for what is done now."""
 
 # Span ids need to be unique, not secret; one generator seeded by the system serves the process.
 _random_bits = random.Random(random.SystemRandom().getrandbits(128)).getrandbits
@@ -172,10 +174,12 @@ class Run:
             self.incomplete.append(reason)
 
     def caller_location(self) -> Location | None:
-        """The innermost line of the project's own code on the stack of this task."""
+        """The innermost line of the project's own code on the stack of this task or thread."""
         if not self.recording:
             return None
-        frame: FrameType | None = sys._getframe(1)
+        return self._own_line(sys._getframe(1)) or self._own_line(asking_frame.get())
+
+    def _own_line(self, frame: FrameType | None) -> Location | None:
         prefix = self.project_prefix
         while frame is not None:
             code = frame.f_code

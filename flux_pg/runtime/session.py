@@ -326,6 +326,7 @@ class RunDatabase:
             CommitFailed: Nothing of the open transaction was committed; call `fail` then.
             NotRecorded: The database could not be reached.
         """
+        await self._end_leftovers()
         transaction, self._transaction = self._transaction, None
         self._run.transaction_open = False
         if transaction is None or not transaction.is_open:
@@ -340,6 +341,7 @@ class RunDatabase:
         except CommitFailed:
             self._transaction = transaction
             raise
+        self._open.discard(transaction)
         run.recorded = True
 
     async def fail(self, run: Run, ending: Ending, in_doubt: bool = False) -> ExecutionOutcome:
@@ -358,6 +360,7 @@ class RunDatabase:
         Raises:
             NotRecorded: The database could not be reached.
         """
+        await self._end_leftovers()
         transaction, self._transaction = self._transaction, None
         self._run.transaction_open = False
         if transaction is not None:
@@ -375,6 +378,18 @@ class RunDatabase:
             child.roll_back()
         if transaction is not None:
             await self._give_up(transaction, self._called)
+
+    async def _end_leftovers(self) -> None:
+        """Roll back what the function opened for itself and never ended."""
+        for transaction in self._open - {self._transaction}:
+            await self._give_up(transaction, [])
+
+    async def discard(self) -> None:
+        """Give every connection back, whatever went wrong. Cancellation: runs to its end."""
+        with trio.CancelScope(shield=True):
+            for transaction in list(self._open):
+                await transaction.abandon()
+        self._open.clear()
 
     def _tail(self, called: Sequence[_Called], attempted: Sequence[Attempted]) -> list[Statement]:
         if self._recorder is None:

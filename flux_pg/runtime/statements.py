@@ -71,9 +71,24 @@ class StatementRefused(FluxError):
     exit_code = 2
 
 
-@lru_cache(maxsize=4096)
-def inspect_statement(sql: str) -> Statement:
+def inspect_statement(sql: object) -> Statement:
     """Look at a statement's text.
+
+    Raises:
+        StatementRefused: It is no text, or what `_inspect` says.
+    """
+    if not isinstance(sql, str):
+        raise StatementRefused(
+            f"a statement must be a str, not {type(sql).__name__}",
+            "Write the SQL as text with %s for its values; of psycopg's SQL objects take "
+            "as_string().",
+        )
+    return _inspect(sql)
+
+
+@lru_cache(maxsize=4096)
+def _inspect(sql: str) -> Statement:
+    """Look at a text once.
 
     Raises:
         StatementRefused: Transaction control, SET ROLE and SET SESSION AUTHORIZATION, session-wide

@@ -5,20 +5,26 @@ Fast for what JSON knows; what it does not know takes the slow way and is never 
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import decimal
+import enum
 import math
+import re
 import uuid
 from collections.abc import Mapping, Set
 from typing import Any
 
 import msgspec
+from psycopg.types.json import Json, Jsonb
 
 from ..errors import FluxError
 
-# json and jsonb differ on the NUL character: jsonb refuses it. It is shown as its own symbol.
+# json and jsonb differ on the NUL character: jsonb refuses it. It is shown as its own symbol. Pairs
+# of backslashes before its escape are backslashes of the text.
 _NUL = "\\u0000"
-_NUL_SHOWN = "\\u2400"
+_find_nul = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+_NUL_SHOWN = r"\1\\u2400"
 
 
 class NotJson(FluxError):
@@ -63,7 +69,7 @@ def to_json(value: Any) -> str:
         text = _strict.encode(value).decode()
     except Exception:
         text = msgspec.json.encode(plain(value)).decode()
-    return text.replace(_NUL, _NUL_SHOWN) if _NUL in text else text
+    return _find_nul.sub(_NUL_SHOWN, text) if _NUL in text else text
 
 
 def plain(value: Any, depth: int = 0) -> Any:
@@ -80,18 +86,31 @@ def plain(value: Any, depth: int = 0) -> Any:
         return value.isoformat()
     if isinstance(value, (bytes, bytearray, memoryview)):
         return {"bytes": bytes(value).hex()}
-    if depth < 64:
-        if isinstance(value, Mapping):
-            return {_clean(str(key)): plain(item, depth + 1) for key, item in value.items()}
-        if isinstance(value, (list, tuple, Set)):
-            return [plain(item, depth + 1) for item in value]
-        if isinstance(value, msgspec.Struct):
-            return plain(msgspec.structs.asdict(value), depth + 1)
+    if isinstance(value, (datetime.timedelta, enum.Enum)):
+        return plain(msgspec.to_builtins(value, enc_hook=repr), depth)
+    if depth < 64 and (inner := _inner(value, depth + 1)) is not None:
+        return inner
     try:
         shown = repr(value)
     except Exception as broken:
         shown = f"(no repr: {type(broken).__name__})"
     return {"type": type(value).__name__, "repr": _clean(shown[:2000])}
+
+
+def _inner(value: Any, depth: int) -> Any:
+    """The JSON-ready form of what holds other values; None if it is no such thing."""
+    if isinstance(value, Mapping):
+        return {_clean(str(key)): plain(item, depth) for key, item in value.items()}
+    if isinstance(value, (list, tuple, Set)):
+        return [plain(item, depth) for item in value]
+    if isinstance(value, (Json, Jsonb)):
+        return plain(value.obj, depth)
+    if isinstance(value, msgspec.Struct):
+        return plain(msgspec.structs.asdict(value), depth)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: plain(getattr(value, name, None), depth) for name in names}
+    return None
 
 
 def _clean(text: str) -> str:

@@ -10,8 +10,17 @@ import trio
 
 from ...errors import UsageError
 from ..context import Context, Ports
+from ..failures import leaf_of
 from ..run import Run
 from .base import Handle
+
+_SIGNS_OF_ASYNCIO = (
+    "no running event loop",
+    "no current event loop",
+    "trio got unexpected",
+    "Trio got unexpected",
+    "trio.run received unrecognized yield message",
+)
 
 MAX_THREADS = 64
 """Plain functions that may run at once in one worker; more wait for a place."""
@@ -43,15 +52,16 @@ class PythonEngine:
             return result
         try:
             return await result
-        except (TypeError, RuntimeError) as error:
+        except Exception as error:
             _explain_asyncio(error)
             raise
 
 
 def _explain_asyncio(error: BaseException) -> None:
     """asyncio-only libraries fail in ways that say little; name the way out."""
-    text = str(error)
-    if "no running event loop" in text or "trio got unexpected" in text.lower():
+    leaf = leaf_of(error)
+    text = str(leaf) if isinstance(leaf, (TypeError, RuntimeError)) else ""
+    if any(sign in text for sign in _SIGNS_OF_ASYNCIO):
         raise UsageError(
             f"a library that needs asyncio was called: {text}",
             "Flux runs on Trio. Use a library that supports Trio or anyio (httpx does), or write "
