@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+import pytest
 
 from tests.conftest import Database
 from tests.oracle.model import Model
 from tests.oracle.workload import SCHEMA, Workload
 
 SCALE = float(os.environ.get("FLUX_TEST_SCALE", "1"))
+pytestmark = pytest.mark.timeout(120 * max(1.0, SCALE))
 TABLES = ("plain", "parts", "bag", "busy", "child")
 
 
