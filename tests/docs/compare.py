@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 _KINDS = {
     "uuid": r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b",
     "date": r"\b[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT",
-    "time": r"\b\d{4}-\d\d-\d\d(?:[ T][\d:.]+(?:Z|[+-]\d\d[\d:]*)?…?)?",
+    "time": r"\b\d{4}-\d\d-\d\d(?:[ T][\d:.]+(?:Z|[+-]\d\d[\d:]*)?(?:…|\"(?=\s|$))?)?",
     "clock": r"\b\d\d:\d\d:\d\d(?:\.\d+)?\b",
     "duration": r"\b(?:\d+m\d\ds|\d+(?:\.\d+)? ?(?:µs|us|ms|s|min|h))\b(?: ago)?",
     "microseconds": r'"(?:start|duration)_us": \d+',

@@ -20,6 +20,7 @@ def same(page: str, real: str, names: Names | None = None) -> bool:
 def test_times_bars_and_widths_may_differ() -> None:
     assert same("a ████▎   9.86 ms", "a    ▏  17 µs")
     assert same("at 2026-11-22T12:36:54.86…  6 s ago", "at 2027-01-02T01:02:03.1+00:00 12 s ago")
+    assert same('at "2026-11-22T12:36:54.861132+00:0…  x', 'at "2026-11-22T12:36:54.86+00:00"  x')
     assert same('name "Stone…  …ers.py:9', 'name "Sto…  …tomers.py:12')
     assert same(" id | n\n----+---", " id |    n\n------+---")
 
