@@ -7,7 +7,7 @@ declare
         'begin_request', 'ensure_partitions', 'record_request', 'continue_request', 'complete_request',
         'record_refusals', 'count_refusals', 'record_crashed', 'register_deployment',
         'collect_attempted', 'record_attempted', 'recorded_outcome', 'redaction_key', 'record_migration',
-        'tick_snapshot', 'make_partitions'
+        'tick_snapshot'
     ];
     v_reader constant text[] := array[
         'span_hex', 'uuid_floor', 'trace', 'why', 'history', 'blame', 'state_at', 'verify',

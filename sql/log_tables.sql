@@ -255,7 +255,6 @@ comment on column flux.row_image.images is 'Images of its columns.';
 
 insert into flux.settings (name, value, description) values
     ('tracked_schemas', '["public"]', 'Schemas whose new tables are tracked.'),
-    ('truncate_row_cap', '100000', 'Rows up to which a TRUNCATE is recorded row by row.'),
-    ('mutation_partition', '"7 days"', 'Span of one partition of the mutation log.')
+    ('truncate_row_cap', '100000', 'Rows up to which a TRUNCATE is recorded row by row.')
 on conflict do nothing;
 

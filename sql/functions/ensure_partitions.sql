@@ -1,6 +1,5 @@
 -- The logs are partitioned by week. A partition that is missing costs nobody a write, as there is a
--- default one; but rows in the default partition stand in the way of making theirs later, so
--- partitions are made ahead. Called by every worker once an hour, until there is nothing left to do.
+-- default one; but its rows have to be moved then, so partitions are made ahead. Called by every worker once an hour, until there is nothing left to do.
 -- A call touches one log only: two in one transaction could deadlock with a request that writes both.
 create function flux.ensure_partitions(p_weeks_ahead integer default 2) returns integer
 language plpgsql volatile parallel unsafe security definer
@@ -21,7 +20,7 @@ begin
         return 0;
     end if;
     for v_log in
-        select c.relname as name, t.typname as key_type
+        select c.relname as name, a.attname as key, t.typname as key_type
         from pg_catalog.pg_partitioned_table as p
         join pg_catalog.pg_class as c on c.oid = p.partrelid
         join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum = p.partattrs[0]
@@ -37,7 +36,9 @@ begin
         loop
             v_name := v_log.name || to_char(v_week at time zone 'UTC', '"_"IYYY"w"IW');
             if to_regclass(format('flux.%I', v_name)) is null then
-                v_made := v_made + flux.make_partition(v_log.name, v_name, v_log.key_type, v_week);
+                v_made := v_made + flux.make_partition(
+                    v_log.name, v_name, v_log.key, v_log.key_type, v_week
+                );
             end if;
         end loop;
         exit when v_made > 0;

@@ -38,7 +38,7 @@ begin
         action := 'deleted';
         return next;
     end loop;
-    foreach v_table in array array['execution_log', 'span_packs'] loop
+    foreach v_table in array array['execution_log_default', 'span_packs_default'] loop
         execute format('delete from flux.%I as d where d.request_id < %L',
             v_table, flux.uuid_floor(v_before));
         get diagnostics rows = row_count;
