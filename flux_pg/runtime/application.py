@@ -38,6 +38,14 @@ TICK_S = 1.0
 PARTITION_CHECK_S = 3600.0
 MAX_REPEATS = 100
 
+# Names of columns tell which tables' rows may be quoted in an error.
+_COLUMNS = """
+select c.relname, a.attname
+from pg_catalog.pg_class as c
+join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+where c.relkind in ('r', 'p', 'v')
+    and c.relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+"""
 _TICK = Statement("select flux.tick_snapshot()")
 _PARTITIONS = Statement("select flux.ensure_partitions()")
 
@@ -225,6 +233,7 @@ async def _register(
     statements = [
         Statement("select flux.redaction_key()"),
         Statement("select pattern from flux.redactions"),
+        Statement(_COLUMNS),
         Statement(
             "select flux.register_deployment(%s, %s, %s, %s, %s, %s)",
             (
@@ -253,9 +262,9 @@ async def _register(
         )
     key = bytes(batch[0].rows[0][0] or b"")
     patterns = [row[0] for row in batch[1].rows]
-    return Redactor([*patterns, *(_like(name) for name in settings.redact)], key), int(
-        batch[2].rows[0][0]
-    )
+    redactor = Redactor([*patterns, *(_like(name) for name in settings.redact)], key)
+    redactor.learn_tables(batch[2].rows)
+    return redactor, int(batch[3].rows[0][0])
 
 
 def _like(name: str) -> str:

@@ -411,7 +411,7 @@ class OwnSpan(AbstractAsyncContextManager[SpanRecord]):
         self._span = self._run.begin_span(
             "span",
             self._name,
-            attributes=self._attributes or None,
+            attributes=self._run.clean(self._attributes) or None,
             location=self._run.caller_location(),
         )
         self._token = current_span.set(self._span.span_id)

@@ -22,7 +22,7 @@ from .failures import describe_error, text_of
 from .outbound import OutboundClient
 from .run import Run, RunClosed, current_span
 from .session import Block, RunDatabase
-from .sql_redaction import ParameterNames, redact_parameters, result_output
+from .sql_redaction import ParameterNames, redact_parameters, redact_sql, result_output
 from .statements import StatementRefused, inspect_statement
 from .values import plain
 
@@ -145,7 +145,8 @@ class Dispatcher:
             raise
         recorded = None
         if run.recording:
-            recorded = {"sql": sql, "params": redact_parameters(run, self._names, sql, params)}
+            params_shown = redact_parameters(run, self._names, sql, params)
+            recorded = {"sql": redact_sql(run, self._names, sql), "params": params_shown}
         span = run.begin_span("db", text.summary, recorded, self._task_attribute(), location)
         try:
             with suspended():
@@ -153,7 +154,10 @@ class Dispatcher:
         except BaseException as error:
             self._end_failed(span, error, location)
             raise
-        output = result_output(run, result, self._value_limit_bytes) if run.recording else None
+        output = None
+        if run.recording:
+            limit = self._value_limit_bytes
+            output = result_output(run, self._names, sql, result, limit)
         run.end_span(span, output)
         if fetch == "count":
             return result.rowcount
@@ -168,7 +172,9 @@ class Dispatcher:
         if isinstance(error, trio.Cancelled):
             self._run.end_span(span, status="cancelled")
             return
-        record = describe_error(error, self._run.project_prefix, self._run.secrets)
+        record = describe_error(
+            error, self._run.project_prefix, self._run.secrets, self._run.redactor
+        )
         if not record.stack and location is not None:
             record = msgspec.structs.replace(record, stack=(location,))
         self._run.end_span(span, error=record)
@@ -212,7 +218,7 @@ class Dispatcher:
         span = run.begin_span(
             "log",
             run.redactor.scrub(text_of(message), run.secrets),
-            run.redact(plain(fields)) if fields else None,
+            run.clean(fields) if fields else None,
             {"level": level},
             run.caller_location(),
         )

@@ -44,9 +44,12 @@ from .run import Run, current_run, current_span, make_span_id
 from .session import NotRecorded, RunDatabase, current_block
 from .sql_redaction import ParameterNames
 from .transaction import CommitFailed
-from .values import to_json
+from .values import plain, to_json
 
 _RETRYABLE = frozenset({"40001", "40P01"})
+
+MIN_SECRET = 8
+"""Shorter values of secret environment variables (`on`, `false`) are no secrets."""
 
 MAX_CALL_DEPTH = 32
 """How many functions deep `ctx.call` goes."""
@@ -98,6 +101,12 @@ class Executor:
         self._on_finished = on_finished
         self._outbound = OutboundClient()
         self._project_prefix = str(settings.project_dir) + "/"
+        # Read at import time, or by a library: no boundary may see it enter.
+        self._secrets = frozenset(
+            value
+            for name, value in environment.items()
+            if len(value) >= MIN_SECRET and redactor.is_secret(name)
+        )
 
     async def record_late(self) -> None:
         """Write the records that could not be written when their requests ended."""
@@ -145,6 +154,7 @@ class Executor:
             boundaries,
             self._redactor,
             recording=self._recording,
+            secrets=self._secrets,
         )
 
     def _note_in_journal(self, run: Run, limit_s: float) -> Any:
@@ -343,7 +353,7 @@ class Executor:
         error: BaseException = finished.error
         if isinstance(error, TimedOut) and error.__cause__ is not None:
             error = error.__cause__
-        record = describe_error(error, self._project_prefix, run.secrets)
+        record = describe_error(error, self._project_prefix, run.secrets, self._redactor)
         if isinstance(finished.error, TimedOut):
             record = msgspec.structs.replace(record, type="TimedOut", message=str(finished.error))
         if not record.stack:
@@ -544,7 +554,7 @@ def _child_invocation(
         kind="call",
         function=spec,
         arguments=arguments,
-        input=input,
+        input=plain(input),
         started_perf_ns=perf_counter_ns(),
         started_at_ns=time_ns(),
         principal=parent.invocation.principal,

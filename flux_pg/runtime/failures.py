@@ -14,6 +14,7 @@ import trio
 from ..errors import FluxError
 from ..records import ErrorRecord, Location
 from .context import HttpError
+from .redaction import Redactor
 
 # Digits and quoted values differ between two instances of one bug; what is left does not.
 _VOLATILE = re.compile(r"\d+|'[^']*'|\"[^\"]*\"|\([^)]*\)")
@@ -34,7 +35,10 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 
 def describe_error(
-    error: BaseException, project_prefix: str, secrets: Iterable[str] = ()
+    error: BaseException,
+    project_prefix: str,
+    secrets: Iterable[str] = (),
+    redactor: Redactor | None = None,
 ) -> ErrorRecord:
     """What the record keeps of an exception.
 
@@ -42,6 +46,7 @@ def describe_error(
         error: The exception; a group counts as its first leaf, the others are named in `detail`.
         project_prefix: Directory of the project with a trailing slash; only its lines are kept.
         secrets: Values that must not appear in any text.
+        redactor: Knows which columns must not appear in what Postgres says.
     """
     leaf = leaf_of(error)
     stack = _first_stack((leaf, error, leaf.__cause__), project_prefix)
@@ -59,7 +64,7 @@ def describe_error(
         stack=stack[:_MAX_FRAMES],
         fingerprint=fingerprint(name, sqlstate, place, stack, message),
         sqlstate=sqlstate,
-        detail=_cut(_hide(_detail(error, leaf, diagnostics), secrets)),
+        detail=_cut(_hide(_detail(error, leaf, diagnostics, redactor), secrets)),
         hint=_hide(_hint(leaf), secrets),
     )
 
@@ -93,9 +98,14 @@ def text_of(value: object) -> str:
 
 
 def _detail(
-    error: BaseException, leaf: BaseException, diagnostics: psycopg.errors.Diagnostic | None
+    error: BaseException,
+    leaf: BaseException,
+    diagnostics: psycopg.errors.Diagnostic | None,
+    redactor: Redactor | None,
 ) -> str:
     told = diagnostics.message_detail or "" if diagnostics else ""
+    if told and redactor is not None and diagnostics is not None:
+        told = redactor.detail(told, [diagnostics.table_name])
     others = [
         f"{type(other).__name__}: {_message(other)}"
         for other in _leaves(error)

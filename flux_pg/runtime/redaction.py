@@ -30,6 +30,7 @@ DEFAULT_PATTERNS = (
 
 _MAX_NAMES = 20_000  # decisions kept; names beyond are decided anew (a flood of random keys)
 _REDACTED = re.compile(r"redacted:[0-9a-f]{16}")
+_KEY = re.compile(r"Key \((.*?)\)=\(.*\)(.*)", re.S)
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<authority>[^/?#]*)(?P<rest>.*)", re.S)
 
 
@@ -60,6 +61,7 @@ class Redactor:
         self._matches = re.compile("|".join(patterns), re.S).fullmatch if patterns else None
         self._key = key
         self._decisions: dict[str, bool] = {}
+        self._shown: dict[str, bool] = {}
 
     def is_secret(self, name: str) -> bool:
         """Whether values under this name are secret."""
@@ -210,6 +212,34 @@ class Redactor:
             if len(secret) >= 4 and secret in text:
                 text = text.replace(secret, self.mark(secret))
         return text
+
+    def scrub_texts(self, value: Any, secrets: Iterable[str]) -> Any:
+        """`scrub` for every text of a JSON-ready value but the names of its objects."""
+        if isinstance(value, str):
+            return self.scrub(value, secrets)
+        if isinstance(value, Mapping):
+            return {key: self.scrub_texts(item, secrets) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.scrub_texts(item, secrets) for item in value]
+        return value
+
+    def detail(self, detail: str, tables: Iterable[str | None]) -> str:
+        """What Postgres adds to a message, without the values of secret columns.
+
+        A failing row is shown only if its table is known to have no secret column.
+        """
+        if detail.startswith("Failing row contains ("):
+            known = [self._shown.get(table or "", False) for table in tables]
+            return detail if any(known) else "Failing row contains (redacted)."
+        key = _KEY.match(detail)
+        if key is not None and any(self.is_secret(name.strip(' "')) for name in key[1].split(",")):
+            return f"Key ({key[1]})=(redacted){key[2]}"
+        return detail
+
+    def learn_tables(self, columns: Iterable[tuple[str, str]]) -> None:
+        """Which tables may be shown: pairs of a table's name and one of its columns."""
+        for table, column in columns:
+            self._shown[table] = self._shown.get(table, True) and not self.is_secret(column)
 
 
 def _collect(item: Any, found: set[str] | None) -> None:

@@ -37,7 +37,7 @@ def render_value(run: Run, value: Any) -> Rendered:
     if isinstance(value, Response):
         return _render_response(run, value)
     body = encode_reply(value)
-    recorded = run.redact(plain(value))
+    recorded = run.clean(value)
     return Rendered(
         Reply(status_code=200, headers=[_JSON], body=body, value=value),
         recorded,
@@ -87,7 +87,7 @@ def _default_type(headers: list[tuple[str, str]], kind: str) -> None:
 
 def _recorded_body(run: Run, value: Any, body: bytes) -> Any:
     if not isinstance(value, (bytes, bytearray, memoryview)):
-        return run.redact(plain(value))
+        return run.clean(value)
     if len(body) > _RECORDED_BYTES:
         run.mark_incomplete(
             f"the response's {len(body)} bytes were recorded up to {_RECORDED_BYTES}"
@@ -121,7 +121,7 @@ def render_failure(
             body=_encode(document),
             outcome=outcome,
         ),
-        run.redact(plain(document)),
+        run.clean(document),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterable
 from contextvars import ContextVar
 from time import perf_counter_ns
 from types import FrameType
@@ -18,6 +19,7 @@ from ..records import ErrorRecord, Invocation, Location, SpanRecord, SpanStatus
 from .boundaries.log import BoundaryLog
 from .boundaries.redacting import redact_entry
 from .redaction import Redactor
+from .values import plain
 
 current_run: ContextVar[Run | None] = ContextVar("flux_run", default=None)
 current_span: ContextVar[str | None] = ContextVar("flux_span", default=None)
@@ -87,6 +89,7 @@ class Run:
         redactor: Redactor,
         *,
         recording: bool = True,
+        secrets: Iterable[str] = (),
     ) -> None:
         self.recording = recording
         self.invocation = invocation
@@ -99,7 +102,7 @@ class Run:
         self.incomplete: list[str] = []
         self.transaction_open = False
         self.outside_calls = 0
-        self.secrets: set[str] = set()
+        self.secrets: set[str] = set(secrets)
         self.redactor = redactor
         self.redacted_input = redactor.value(invocation.input, self.secrets) if recording else None
         if recording:
@@ -111,6 +114,11 @@ class Run:
     def redact(self, value: Any) -> Any:
         """A JSON-ready value without its secrets, which this run remembers for its error texts."""
         return self.redactor.value(value, self.secrets)
+
+    def clean(self, value: Any) -> Any:
+        """The JSON-ready form of any value, without secrets, also those quoted in its texts."""
+        cleaned = self.redact(plain(value))
+        return self.redactor.scrub_texts(cleaned, self.secrets) if self.secrets else cleaned
 
     def redact_boundary(self, kind: str, name: str, value: Any) -> Any:
         """What of a boundary value may be written."""

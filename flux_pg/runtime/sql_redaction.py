@@ -1,16 +1,18 @@
-"""Secrets in SQL: parameters and results, by the column they belong to (law 6).
+"""Secrets in SQL: parameters, literals and results, by the column they belong to (law 6).
 
-A parameter's column is found by parsing the statement once, and only if its text mentions a
-secret name at all. Where the parser cannot tell which parameter is the secret one, every text
-parameter of that statement is redacted: too much rather than too little.
+Columns are found by parsing the statement once, and only if its text mentions a secret name at all
+or writes to columns that it does not name. Where the parser cannot tell which parameter or literal
+is the secret one, every text of that statement is redacted: too much rather than too little.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import msgspec
 import sqlglot
 from sqlglot import exp
 
@@ -20,40 +22,97 @@ from .run import Run
 from .values import plain
 
 _MAX_TEXTS = 4096
+_STRING = re.compile(r"'(?:[^']|'')*'")
+_BARE_INSERT = re.compile(
+    r"\binsert\s+into\s+[\w.\"$]+\s+(?:as\s+\w+\s+)?(?:values|select)\b", re.I
+)
+_JSON_TYPES = frozenset({114, 3802})
 _PLACEHOLDER = re.compile(r"%(?:%|(?:\((\w+)\))?[sbt])")
 
 
+class Secrets(NamedTuple):
+    """What of a statement is secret.
+
+    Attributes:
+        parameters: Positions (from 0) or names of parameters; None if any of them may be.
+        literals: Values of string literals; None if any of them may be.
+        columns: Names that the statement gives to secret columns of its result.
+    """
+
+    parameters: frozenset[int | str] | None = frozenset()
+    literals: frozenset[str] | None = frozenset()
+    columns: frozenset[str] = frozenset()
+
+
+_NOTHING = Secrets()
+_ANYTHING = Secrets(None, None)
+
+
 class ParameterNames:
-    """Which parameters of a statement are secret; one for each set of rules, remembers texts."""
+    """What of a statement is secret; one for each set of rules, remembers texts."""
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
-        self._known: dict[str, frozenset[int | str] | None] = {}
+        self._known: dict[str, Secrets] = {}
 
     def secret_parameters(self, sql: str) -> frozenset[int | str] | None:
         """Positions (from 0) or names of the secret parameters; None if any of them may be."""
+        return self.secrets_of(sql).parameters
+
+    def secrets_of(self, sql: str) -> Secrets:
+        """What of a statement is secret."""
         if sql not in self._known:
             if len(self._known) >= _MAX_TEXTS:
                 self._known.clear()
             self._known[sql] = self._find(sql)
         return self._known[sql]
 
-    def _find(self, sql: str) -> frozenset[int | str] | None:
+    def _find(self, sql: str) -> Secrets:
         if not self._mentions_secret(sql):
-            return frozenset()
+            # Nobody says which columns these values go to.
+            return _ANYTHING if _BARE_INSERT.search(sql) else _NOTHING
         native, keys = _numbered(sql)
         try:
             tree = sqlglot.parse_one(native, dialect="postgres")
         except Exception:
-            return None
-        named: set[int | str] = set()
-        placed: set[int] = set()
-        for number, column in _columns_of_parameters(tree):
-            placed.add(number)
-            if self._redactor.is_secret(column):
-                named.add(keys.get(number, number - 1))
-        # A parameter that stands with no column may still be the secret one.
-        return frozenset(named) if placed >= set(_numbers(tree)) else None
+            return _ANYTHING
+        parameters: set[int | str] = set()
+        literals: set[str] = set()
+        placed_numbers: set[int] = set()
+        placed_texts: set[str] = set()
+        is_secret = self._redactor.is_secret
+        for column, cell in _cells(tree):
+            numbers, texts = _numbers(cell), self._texts(cell)
+            placed_numbers.update(numbers)
+            placed_texts.update(texts)
+            if is_secret(column):
+                parameters.update(keys.get(number, number - 1) for number in numbers)
+                literals.update(texts)
+        # What stands with no column may still be the secret one.
+        return Secrets(
+            frozenset(parameters) if placed_numbers >= set(_numbers(tree)) else None,
+            frozenset(literals) if placed_texts >= set(self._texts(tree)) else None,
+            frozenset(self._secret_columns(tree)),
+        )
+
+    def _texts(self, node: exp.Expr) -> list[str]:
+        """String literals, but those that are names themselves (of keys inside JSON)."""
+        found = (literal for literal in node.find_all(exp.Literal) if literal.is_string)
+        return [text.this for text in found if not self._redactor.is_secret(text.this)]
+
+    def _secret_columns(self, tree: exp.Expr) -> Iterator[str]:
+        for query in tree.find_all(exp.Select, exp.Returning):
+            for item in query.expressions:
+                shown = item.this if isinstance(item, exp.Alias) else item
+                if isinstance(shown, (exp.Column, exp.Star, exp.Predicate, exp.Count)) and not (
+                    isinstance(shown, exp.Column) and isinstance(item, exp.Alias)
+                ):
+                    continue
+                if any(self._redactor.is_secret(part.name) for part in shown.find_all(exp.Column)):
+                    if isinstance(item, exp.Alias):
+                        yield item.alias
+                    else:  # as Postgres names a column that has no name
+                        yield from (shown.key, shown.name, "?column?")
 
     def _mentions_secret(self, sql: str) -> bool:
         word = "".join(
@@ -86,9 +145,8 @@ def _parameters(node: exp.Expr) -> list[exp.Expr]:
     return [found for found in node.dfs() if isinstance(found, exp.Parameter)]
 
 
-def _columns_of_parameters(tree: exp.Expr) -> list[tuple[int, str]]:
-    """Each parameter's number, with the name of the column it is written to or compared with."""
-    found: list[tuple[int, str]] = []
+def _cells(tree: exp.Expr) -> Iterator[tuple[str, exp.Expr]]:
+    """Expressions with the name of the column they are written to or compared with."""
     for insert in tree.find_all(exp.Insert):
         schema, values = insert.this, insert.expression
         if not isinstance(schema, exp.Schema) or not isinstance(values, exp.Values):
@@ -96,8 +154,7 @@ def _columns_of_parameters(tree: exp.Expr) -> list[tuple[int, str]]:
         columns = [item.name for item in schema.expressions]
         for row in values.expressions:
             cells = row.expressions if isinstance(row, exp.Tuple) else [row]
-            for column, cell in zip(columns, cells, strict=False):
-                found += [(number, column) for number in _numbers(cell)]
+            yield from zip(columns, cells, strict=False)
     for comparison in tree.find_all(exp.Binary):
         if isinstance(comparison, exp.Connector):
             continue  # AND and OR join comparisons; they compare nothing themselves
@@ -105,10 +162,27 @@ def _columns_of_parameters(tree: exp.Expr) -> list[tuple[int, str]]:
         for column_side, value_side in (sides, sides[::-1]):
             column = column_side.find(exp.Column)
             if column is not None:
-                found += [(number, column.name) for number in _numbers(value_side)]
+                yield column.name, value_side
+            # data->>'token' = ...: a key inside JSON is a name as good as a column's.
+            for key in column_side.find_all(exp.JSONPathKey):
+                yield key.name, value_side
     for limit in tree.find_all(exp.Limit, exp.Offset):
-        found += [(number, "limit") for number in _numbers(limit)]
-    return found
+        yield "limit", limit
+
+
+def redact_sql(run: Run, names: ParameterNames, sql: str) -> str:
+    """The text of a statement as it may be written: secret literals hashed."""
+    literals = names.secrets_of(sql).literals
+
+    def mark(match: re.Match[str]) -> str:
+        text = match.group()[1:-1].replace("''", "'")
+        if not text or (literals is not None and text not in literals):
+            return match.group()
+        return f"'{_hidden(run, text)}'"
+
+    if literals is None or literals:
+        sql = _STRING.sub(mark, sql)
+    return run.redactor.scrub(sql, run.secrets)
 
 
 def redact_parameters(
@@ -148,7 +222,26 @@ def _hidden(run: Run, value: Any) -> Any:
     return run.redactor.mark(value)
 
 
-def result_output(run: Run, result: Result, limit_bytes: int) -> dict[str, Any]:
+def _json_without_secrets(run: Run, text: str | None) -> str | None:
+    """A JSON document as it is, or written anew if something in it is secret."""
+    if text is None:
+        return None
+    try:
+        # Numbers stay as they are written: the types may hold more digits than a float.
+        value = json.loads(text, parse_float=_as_written, parse_int=_as_written)
+    except (ValueError, RecursionError):
+        return text
+    cleaned = run.redact(value)
+    return text if cleaned is value else msgspec.json.encode(cleaned).decode()
+
+
+def _as_written(number: str) -> msgspec.Raw:
+    return msgspec.Raw(number.encode())
+
+
+def result_output(
+    run: Run, names: ParameterNames, sql: str, result: Result, limit_bytes: int
+) -> dict[str, Any]:
     """What the record keeps of a result: columns, type oids, and rows in Postgres's text form.
 
     The text form is exact, so that a replay can give the function the very same values.
@@ -156,7 +249,10 @@ def result_output(run: Run, result: Result, limit_bytes: int) -> dict[str, Any]:
     columns = result.columns
     if not columns:
         return {"rowcount": result.rowcount}
-    secret = [at for at, name in enumerate(columns) if run.redactor.is_secret(name)]
+    renamed = names.secrets_of(sql).columns
+    is_secret = run.redactor.is_secret
+    secret = [at for at, name in enumerate(columns) if name in renamed or is_secret(name)]
+    documents = [at for at, oid in enumerate(result.types) if oid in _JSON_TYPES]
     rows: list[list[str | None]] = []
     size = 0
     for raw in result.raw_rows:
@@ -170,6 +266,8 @@ def result_output(run: Run, result: Result, limit_bytes: int) -> dict[str, Any]:
             break
         for at in secret:
             row[at] = _hidden(run, row[at])
+        for at in documents:
+            row[at] = _json_without_secrets(run, row[at])
         rows.append(row)
     return {
         "columns": columns,

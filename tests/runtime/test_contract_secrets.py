@@ -1,0 +1,144 @@
+"""Law 6: whatever way a secret goes through a function, it is not in what is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Database
+
+from .application import Harness, open_project
+
+SECRET = "hunter2pw"
+
+FUNCTIONS = """
+import dataclasses
+import os
+from psycopg.types.json import Jsonb
+
+@dataclasses.dataclass
+class User:
+    name: str
+    password: str
+
+@define_function
+async def returned_object(ctx: Context):
+    return User("bob", "hunter2pw")
+
+@define_function
+async def takes(ctx: Context, user):
+    return None
+
+@define_function
+async def called_with_an_object(ctx: Context):
+    await ctx.call("takes", {"user": User("bob", "hunter2pw")})
+
+@define_function
+async def failing_row(ctx: Context):
+    await ctx.db.execute("update accounts set n = -1")
+
+@define_function
+async def duplicate_key(ctx: Context):
+    await ctx.db.execute("insert into keys (api_key) select password from accounts")
+    await ctx.db.execute("insert into keys (api_key) select password from accounts")
+
+@define_function
+async def renamed_column(ctx: Context):
+    await ctx.db.query("select password as p, upper(password), n from accounts")
+    await ctx.db.query("with x as (select password as q from accounts) select q from x")
+    await ctx.db.query("update accounts set n = 2 returning lower(password) as r")
+
+@define_function
+async def inside_json(ctx: Context):
+    await ctx.db.query("select data, to_jsonb(a) from accounts as a")
+
+@define_function
+async def json_parameter(ctx: Context):
+    await ctx.db.execute("update accounts set data = %s", [Jsonb({"password": "hunter2pw"})])
+    await ctx.db.query("select 1 from accounts where data->>'password' = %s", ["hunter2pw"])
+
+@define_function
+async def literal(ctx: Context):
+    await ctx.db.execute("update accounts set password = 'hunter2pw' where n::text <> 'active'")
+    await ctx.db.execute("insert into accounts values (3, 'hunter2pw', null, 1)")
+
+@define_function
+async def without_columns(ctx: Context):
+    await ctx.db.execute("insert into accounts values (%s, %s, %s, %s)", [2, "hunter2pw", None, 1])
+
+@define_function
+async def refused_with_it(ctx: Context, password: str):
+    raise HttpError(400, f"bad password {password}", details=[password])
+
+@define_function
+async def from_the_environment(ctx: Context):
+    token = os.environ["MY_API_TOKEN"]
+    ctx.log.info(f"using {token}", detail=f"t={token}")
+    raise ValueError(f"bad token {token}")
+
+@define_function
+async def span_attributes(ctx: Context):
+    with ctx.span("charge", api_key="hunter2pw"):
+        pass
+
+@define_function
+async def said_again(ctx: Context, password: str):
+    ctx.log.info("x", detail=[f"pw={password}"])
+    await ctx.db.query(f"select 1 where '{password}' <> ''")
+    return {"echo": f"it was {password}"}
+"""
+
+SCHEMA = """
+create table accounts (id int primary key, password text, data jsonb, n int check (n >= 0));
+create table plain_rows (id int primary key, n int check (n >= 0));
+create table keys (api_key text unique);
+"""
+
+ROWS = """
+insert into accounts values
+    (1, 'hunter2pw', '{"password": "hunter2pw", "deep": [{"api_key": "hunter2pw"}], "n": 1.50}', 1);
+"""
+
+NAMES = [line.split()[2].split("(")[0] for line in FUNCTIONS.splitlines() if "async def" in line]
+
+
+@pytest.fixture
+async def flux(tmp_path: Path, database: Database):  # type: ignore[no-untyped-def]
+    os.environ["MY_API_TOKEN"] = SECRET
+    try:
+        async with open_project(tmp_path, database, FUNCTIONS, SCHEMA + ROWS) as harness:
+            yield harness
+    finally:
+        del os.environ["MY_API_TOKEN"]
+
+
+def written(flux: Harness) -> str:
+    """Every execution and span as text."""
+    rows = flux.rows(
+        "select e::text as line from flux.execution_log as e"
+        " union all select s::text from flux.span_packs as s"
+    )
+    return "\n".join(row["line"] for row in rows)
+
+
+@pytest.mark.parametrize("function", [name for name in NAMES if name != "takes"])
+async def test_no_secret_is_written(flux: Harness, function: str) -> None:
+    takes_password = function in ("refused_with_it", "said_again")
+    await flux.call(function, **({"password": SECRET} if takes_password else {}))
+    text = written(flux)
+    assert SECRET.lower() not in text.lower()
+    assert "redacted" in text
+
+
+async def test_what_is_not_secret_stays_as_it_was(flux: Harness) -> None:
+    await flux.call("renamed_column")
+    first = next(s for s in flux.spans() if s["kind"] == "db")
+    assert first["output"]["rows"][0][2] == "1"
+    await flux.call("literal")
+    first = next(s for s in flux.spans() if s["kind"] == "db")
+    assert "'active'" in first["input"]["sql"]
+    await flux.call("inside_json")
+    (data, _) = next(s for s in flux.spans() if s["kind"] == "db")["output"]["rows"][0]
+    assert '"n":1.50' in data.replace(" ", "")
