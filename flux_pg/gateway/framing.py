@@ -139,5 +139,5 @@ def body_too_large(limits: Limits) -> Fault:
         "limit.body",
         "body-too-large",
         f"The body is larger than {limits.max_body_bytes} bytes.",
-        "Send less, or raise max_body_bytes in flux.toml.",
+        "Send less, or raise server.max_body in flux.toml.",
     )
