@@ -42,6 +42,8 @@ class ErrorRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     sqlstate: str = ""
     detail: str = ""
     hint: str = ""
+    causes: tuple[str, ...] = ()
+    """What it was raised from, `type: message`, nearest first."""
 
 
 class SpanRecord(msgspec.Struct, omit_defaults=True):

@@ -33,6 +33,13 @@ from flux_pg.errors import DatabaseUnreachable, UsageError
 AnyConnection = Connection[Any]
 
 
+PATIENCE_S = 3.0
+"""A server that restarts is waited for. One that has been away for longer than this is down, and
+nobody waits for it longer than FAIL_FAST_S until it is back."""
+
+FAIL_FAST_S = 0.5
+
+
 class PoolTimeout(DatabaseUnreachable):
     """No connection could be had in time; the message says how many there are and who waits."""
 
@@ -128,6 +135,7 @@ class Pool:
         self._opening = 0
         self._waiters: deque[trio.lowlevel.Task] = deque()
         self._failures = 0  # in a row
+        self._failing_since = 0.0
         self._last_failure: Error | OSError | None = None
         self._retry_at = 0.0
         self._probing = False  # somebody tries to connect after failures
@@ -175,6 +183,8 @@ class Pool:
 
     async def _acquire_slowly(self, timeout_s: float) -> AnyConnection:
         began = trio.current_time()
+        if self._failures and began - self._failing_since > PATIENCE_S:
+            timeout_s = min(timeout_s, FAIL_FAST_S)
         found = False
         try:
             with trio.move_on_after(timeout_s) as patience:
@@ -274,6 +284,8 @@ class Pool:
     def _note_failure(self, exc: Error | OSError) -> None:
         shortest, longest = self._backoff_s
         pause = min(longest, shortest * 2 ** min(self._failures, 30))
+        if not self._failures:
+            self._failing_since = trio.current_time()
         self._failures += 1
         self._connect_failures += 1
         self._last_failure = exc

@@ -155,6 +155,7 @@ class Executor:
             self._redactor,
             recording=self._recording,
             secrets=self._secrets,
+            value_limit_bytes=self._settings.record_value_limit_bytes,
         )
 
     def _note_in_journal(self, run: Run, limit_s: float) -> Any:
@@ -220,7 +221,11 @@ class Executor:
 
     def _begin_function_span(self, run: Run) -> SpanRecord:
         spec = run.invocation.function
-        span = run.begin_span("function", spec.name, input=run.redacted_input)
+        http = run.invocation.http
+        is_large = http is not None and len(http.body) > run.value_limit_bytes
+        # The execution row has the input whole; a large one is not kept twice.
+        shown = {"omitted": "the input of the request"} if is_large else run.redacted_input
+        span = run.begin_span("function", spec.name, input=shown)
         span.location = run_location(spec)
         if not run.invocation.gateway_spans and len(run.spans) == 1:
             span.span_id, span.parent_span_id = run.root_span_id, run.invocation.parent_span_id

@@ -20,6 +20,7 @@ from .redaction import Redactor
 _VOLATILE = re.compile(r"\d+|'[^']*'|\"[^\"]*\"|\([^)]*\)")
 _MAX_MESSAGE = 8_000
 _MAX_FRAMES = 50
+_MAX_CAUSES = 10
 
 
 def leaf_of(error: BaseException) -> BaseException:
@@ -66,7 +67,24 @@ def describe_error(
         sqlstate=sqlstate,
         detail=_cut(_hide(_detail(error, leaf, diagnostics, redactor), secrets)),
         hint=_hide(_hint(leaf), secrets),
+        causes=tuple(_cut(_hide(cause, secrets)) for cause in _causes(leaf)),
     )
+
+
+def _causes(error: BaseException) -> list[str]:
+    """The chain that `raise ... from` and errors inside `except` make, as a traceback shows it."""
+    found: list[str] = []
+    seen = {id(error)}
+    while len(found) < _MAX_CAUSES:
+        following = error.__cause__
+        if following is None and not error.__suppress_context__:
+            following = error.__context__
+        if following is None or id(following) in seen or isinstance(following, trio.Cancelled):
+            break
+        seen.add(id(following))
+        found.append(f"{type(following).__name__}: {_message(following)}")
+        error = following
+    return found
 
 
 def fingerprint(

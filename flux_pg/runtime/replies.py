@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import re
 from typing import Any
 
@@ -36,12 +38,26 @@ def render_value(run: Run, value: Any) -> Rendered:
     """
     if isinstance(value, Response):
         return _render_response(run, value)
+    if inspect.iscoroutine(value):
+        value.close()
+        raise NotJson(
+            "the function returned a coroutine: an `await` is missing",
+            "Write `return await ctx...`.",
+        )
     body = encode_reply(value)
-    recorded = run.clean(value)
     return Rendered(
         Reply(status_code=200, headers=[_JSON], body=body, value=value),
-        recorded,
+        _recorded_json(run, value, body),
     )
+
+
+def _recorded_json(run: Run, value: Any, body: bytes) -> Any:
+    """A value as the record keeps it: whole up to the limit, beyond that its size and hash."""
+    limit_bytes = run.value_limit_bytes
+    if len(body) <= limit_bytes:
+        return run.clean(value)
+    run.mark_incomplete(f"the response of {len(body)} bytes was not recorded: over {limit_bytes}")
+    return {"omitted": {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}}
 
 
 def _render_response(run: Run, response: Response) -> Rendered:
@@ -87,7 +103,7 @@ def _default_type(headers: list[tuple[str, str]], kind: str) -> None:
 
 def _recorded_body(run: Run, value: Any, body: bytes) -> Any:
     if not isinstance(value, (bytes, bytearray, memoryview)):
-        return run.clean(value)
+        return _recorded_json(run, value, body)
     if len(body) > _RECORDED_BYTES:
         run.mark_incomplete(
             f"the response's {len(body)} bytes were recorded up to {_RECORDED_BYTES}"

@@ -52,6 +52,7 @@ class Run:
         spans: Every span so far, in the order they began.
         boundaries: Values that entered from outside.
         redacted_input: The input as it may be written.
+        value_limit_bytes: Largest value that the record keeps whole.
         recording: False where nothing is kept (to measure what recording costs).
         depth: How many calls deep it runs; 0 for a request from outside.
         incomplete: Why the record is not whole; empty if it is.
@@ -79,6 +80,7 @@ class Run:
         "spans",
         "started_perf_ns",
         "transaction_open",
+        "value_limit_bytes",
     )
 
     def __init__(
@@ -90,8 +92,10 @@ class Run:
         *,
         recording: bool = True,
         secrets: Iterable[str] = (),
+        value_limit_bytes: int = 1 << 20,
     ) -> None:
         self.recording = recording
+        self.value_limit_bytes = value_limit_bytes
         self.invocation = invocation
         self.request_id = str(invocation.request_id)
         self.root_span_id = invocation.root_span_id
