@@ -49,18 +49,22 @@ def migrate(scope: Scope) -> None:
             scope.note(f"schema flux {result.version}: {result.action}")
             for notice in result.notices:
                 scope.note(scope.notes.warn(notice))
-        applied = bring_up_to_date(settings, conninfo)
+        waiting: list[str] = []
+        applied = bring_up_to_date(settings, conninfo, waiting.append)
     if scope.as_json:
         scope.emit_json(
             {
                 "schema": "flux.migrate/1",
                 "applied": [{"name": a.name, "duration_ms": a.duration_ms} for a in applied],
+                "waiting": waiting,
             }
         )
         return
     for one in applied:
         scope.emit(f"applied {one.name} ({one.duration_ms} ms)")
-    if not applied:
+    for name in waiting:
+        scope.note(scope.notes.warn(f"{clean(name)} has no statement yet: not applied"))
+    if not applied and not waiting:
         scope.note("nothing to apply")
 
 

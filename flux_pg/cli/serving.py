@@ -75,15 +75,16 @@ async def _run(scope: Scope, settings: Settings, log: announce.Log) -> None:
     from flux_pg.runtime.supervisor import run_supervisor
 
     began = time.monotonic()
+    waiting: set[str] = set()
     listeners = await open_listeners(settings.host, settings.port)
     try:
         async with _database(settings, log) as (database_url, admin_url):
 
             async def prepare() -> Settings:
                 fresh = load_settings(settings.project_dir, scope.overrides)
-                return await _migrated(fresh, database_url, admin_url, log)
+                return await _migrated(fresh, database_url, admin_url, log, waiting)
 
-            ready = await _migrated(settings, database_url, admin_url, log)
+            ready = await _migrated(settings, database_url, admin_url, log, waiting)
             log.begin(ready, began)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(log.follow, database_url)
@@ -119,10 +120,19 @@ async def _database(settings: Settings, log: announce.Log) -> AsyncIterator[tupl
 
 
 async def _migrated(
-    settings: Settings, database_url: str, admin_url: str, log: announce.Log
+    settings: Settings, database_url: str, admin_url: str, log: announce.Log, waiting: set[str]
 ) -> Settings:
-    """Bring the database up to date and return the settings with the logins filled in."""
-    applied = await trio.to_thread.run_sync(bring_up_to_date, settings, admin_url)
+    """Bring the database up to date and return the settings with the logins filled in.
+
+    A migration without a statement is told once: `waiting` holds those that were.
+    """
+    empty: list[str] = []
+    applied = await trio.to_thread.run_sync(bring_up_to_date, settings, admin_url, empty.append)
+    for name in empty:
+        if name not in waiting:
+            log.note(f"migrations/{name} has no statement yet; it is applied once it has one")
+    waiting.clear()
+    waiting.update(empty)
     for one in applied:
         log.note(f"applied migrations/{one.name} ({one.duration_ms} ms)")
     return replace(settings, database_url=database_url, admin_url=admin_url)

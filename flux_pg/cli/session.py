@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -146,12 +146,15 @@ def conninfo_of(settings: Settings, *, admin: bool = False, prepare: bool = Fals
         yield server.dsn(roles.ADMIN if admin else roles.APP)
 
 
-def bring_up_to_date(settings: Settings, admin_url: str) -> tuple[Applied, ...]:
+def bring_up_to_date(
+    settings: Settings, admin_url: str, on_waiting: Callable[[str], None] = lambda _: None
+) -> tuple[Applied, ...]:
     """Tell the database what flux.toml says, and apply pending migrations. Blocks.
 
     Args:
         settings: The project's settings.
         admin_url: The login that owns the database.
+        on_waiting: Called with the name of a migration that has no statement yet.
 
     Returns:
         The migrations that were applied just now.
@@ -167,7 +170,8 @@ def bring_up_to_date(settings: Settings, admin_url: str) -> tuple[Applied, ...]:
             row = database.execute(
                 "select flux.apply_settings(%s, %s) as changed", (schemas, list(settings.redact))
             ).fetchone()
-        applied = migrations.migrate_at(admin_url, settings.project_dir / "migrations")
+        directory = settings.project_dir / "migrations"
+        applied = migrations.migrate_at(admin_url, directory, on_waiting)
         if row is not None and row["changed"]:
             with connect(admin_url) as database:
                 database.execute("select * from flux.track_missing()")

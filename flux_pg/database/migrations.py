@@ -7,6 +7,9 @@ each transaction so that it works through a pooler too, lets the second find the
 
 A file that starts with the comment `-- flux: no-transaction` is run statement by statement without
 one, for `create index concurrently` and its kind; if it fails half-way, the message says so.
+
+A new file without a statement is one that somebody is about to write: it waits. Applied empty it
+could never get its text, as what was applied may not change.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ MIGRATION_LOCK = (0x666C7578, 2)
 _NAME = re.compile(r"^(\d+)(?:[._-].*)?\.sql$")
 _NO_TRANSACTION = re.compile(r"\A(?:\s*--[^\n]*\n)*?\s*--\s*flux:\s*no-transaction\s*$", re.M)
 _FROM_STDIN = re.compile(r"\bfrom\s+stdin\b", re.IGNORECASE)
+_NOT_IN_A_TRANSACTION = "25001"  # create index concurrently, vacuum, create database
 _TRANSACTION_CONTROL = {"begin", "commit", "rollback", "end", "abort"}
 
 
@@ -110,22 +114,30 @@ def migrate(
     conn: psycopg.Connection,
     directory: Path,
     on_applied: Callable[[Applied], None] = lambda _: None,
+    on_waiting: Callable[[str], None] = lambda _: None,
 ) -> tuple[Applied, ...]:
     """Apply every pending file, each in its own transaction.
 
     Args:
         conn: An idle autocommit connection of the owner of the database.
         on_applied: Called after each commit, for progress.
+        on_waiting: Called with the name of a pending file that has no statement yet.
 
     Raises:
         MigrationError: A file failed (the message has file:line and a caret; earlier files stay
-            applied, it does not), was changed after it was applied, or comes too late.
+            applied, it does not), was changed after it was applied, comes too late, or is empty
+            and not the last.
     """
     files = read_migrations(directory)
-    _check(files, _recorded(conn))
+    recorded = _recorded(conn)
+    _check(files, recorded)
     statements = {file.name: _statements(file) for file in files}
+    pending = [file for file in files if file.name not in recorded]
+    waiting = _waiting(pending, statements)
+    for file in waiting:
+        on_waiting(file.name)
     done = []
-    for file in files:
+    for file in pending[: len(pending) - len(waiting)]:
         applied = _apply(conn, file, statements[file.name])
         if applied is not None:
             done.append(applied)
@@ -133,10 +145,12 @@ def migrate(
     return tuple(done)
 
 
-def migrate_at(conninfo: str, directory: Path) -> tuple[Applied, ...]:
+def migrate_at(
+    conninfo: str, directory: Path, on_waiting: Callable[[str], None] = lambda _: None
+) -> tuple[Applied, ...]:
     """As `migrate`, on a connection of its own; for `trio.to_thread.run_sync`."""
     with psycopg.connect(conninfo, autocommit=True) as conn:
-        return migrate(conn, directory)
+        return migrate(conn, directory, on_waiting=on_waiting)
 
 
 def _read(path: Path) -> Migration:
@@ -188,6 +202,23 @@ def _check(files: tuple[Migration, ...], recorded: dict[str, str]) -> None:
             f"Rename it to a number above {last}.",
             code="migration-order",
         )
+
+
+def _waiting(pending: list[Migration], statements: dict[str, list[Statement]]) -> list[Migration]:
+    """The pending files at the end that have no statement yet.
+
+    Raises:
+        MigrationError: One that has some comes after one that has none. Applied, it would bar the
+            one before for ever.
+    """
+    empty = [file for file in pending if not statements[file.name]]
+    if empty and pending[-len(empty) :] != empty:
+        raise MigrationError(
+            f"{empty[0].name} has no statement, and a file with some comes after it",
+            "Write its SQL, or delete the file.",
+            code="migration-empty",
+        )
+    return empty
 
 
 def _statements(file: Migration) -> list[Statement]:
@@ -276,6 +307,11 @@ def _failed(
     position = error.diag.statement_position
     offset = statement.offset + (int(position) - 1 if position else 0)
     hint = "Nothing of this file was applied. Correct it and run `flux db migrate` again."
+    if file.in_transaction and error.sqlstate == _NOT_IN_A_TRANSACTION:
+        hint = (
+            "Nothing of this file was applied. Put the statement into a file of its own that "
+            "starts with the comment: -- flux: no-transaction"
+        )
     if not file.in_transaction and index:
         hint = (
             f"Its first {index} statements stay applied, as it asked for no transaction: undo "

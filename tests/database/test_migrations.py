@@ -8,7 +8,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from flux_pg.database.migrations import MigrationError, migrate, migrate_at, state
+from flux_pg.database.migrations import (
+    MigrationError,
+    migrate,
+    migrate_at,
+    read_migrations,
+    state,
+)
 
 
 @pytest.fixture
@@ -114,8 +120,8 @@ def test_a_file_that_comes_too_late_is_refused(conn, folder):
 
 
 def test_an_older_checkout_is_not_refused_but_reported(conn, folder):
-    write(folder, "1.sql", "")
-    write(folder, "2.sql", "")
+    write(folder, "1.sql", "select 1;")
+    write(folder, "2.sql", "select 1;")
     migrate(conn, folder)
     (folder / "2.sql").unlink()
     assert migrate(conn, folder) == ()
@@ -202,3 +208,39 @@ def test_a_lost_connection_is_not_blamed_on_the_file(conn, folder):
     write(folder, "1.sql", "select pg_terminate_backend(pg_backend_pid());")
     with pytest.raises((psycopg.OperationalError, MigrationError)):
         migrate(conn, folder)
+
+
+def test_a_file_without_a_statement_waits_until_it_has_one(conn, folder):
+    write(folder, "1_first.sql", "create table a ();")
+    write(folder, "2_new.sql", "-- to be written\n")
+    waiting = []
+    assert [a.name for a in migrate(conn, folder, on_waiting=waiting.append)] == ["1_first.sql"]
+    assert waiting == ["2_new.sql"]
+    assert state(conn, folder).pending == ("2_new.sql",)
+    write(folder, "2_new.sql", "-- to be written\ncreate table b ();")
+    assert [a.name for a in migrate(conn, folder)] == ["2_new.sql"]
+
+
+def test_a_file_after_one_without_a_statement_is_refused(conn, folder):
+    write(folder, "1_empty.sql", "")
+    write(folder, "2_table.sql", "create table a ();")
+    with pytest.raises(MigrationError, match=r"1_empty\.sql has no statement") as caught:
+        migrate(conn, folder)
+    assert caught.value.code == "migration-empty"
+    assert state(conn, folder).pending == ("1_empty.sql", "2_table.sql")
+
+
+def test_an_empty_file_that_was_applied_stays_applied(conn, folder):
+    write(folder, "1_empty.sql", "")
+    checksum = read_migrations(folder)[0].checksum
+    conn.execute("select flux.record_migration('1_empty.sql', %s, 0)", (checksum,))
+    write(folder, "2_table.sql", "create table a ();")
+    assert [a.name for a in migrate(conn, folder)] == ["2_table.sql"]
+
+
+def test_a_statement_that_forbids_a_transaction_names_the_comment_that_helps(conn, folder):
+    write(folder, "1_table.sql", "create table a (x int);")
+    write(folder, "2_index.sql", "create index concurrently on a (x);")
+    with pytest.raises(MigrationError) as caught:
+        migrate(conn, folder)
+    assert "-- flux: no-transaction" in caught.value.hint
