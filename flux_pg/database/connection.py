@@ -333,12 +333,19 @@ class Connection(AsyncConnection[Row]):
         self.drop()
 
     async def _cancel_twice(self) -> None:
-        """The first request may have come before the statement had begun."""
+        """The first request may have come before the statement had begun.
+
+        While this waits, whoever used the connection may close it: then there is nothing to do.
+        """
         await self._try_cancel(timeout=self.cancel_grace_s / 2)
-        with trio.move_on_after(_FIRST_RETRY_S), suppress(OSError, *_UNWAITABLE):
+        with (
+            trio.move_on_after(_FIRST_RETRY_S),
+            suppress(OSError, errors.OperationalError, *_UNWAITABLE),
+        ):
             await wait_readable(self.pgconn.socket)
             return
-        await self._try_cancel(timeout=self.cancel_grace_s / 2)
+        if not self.closed:
+            await self._try_cancel(timeout=self.cancel_grace_s / 2)
 
     def _grace_deadline(self) -> float:
         return trio.current_time() + self.cancel_grace_s
