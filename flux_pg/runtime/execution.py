@@ -169,7 +169,7 @@ class Executor:
             "kind": invocation.kind,
             "function": invocation.function.name,
             "method": invocation.http.method if invocation.http else None,
-            "path": invocation.http.path if invocation.http else None,
+            "path": run.path,
             "input": msgspec.Raw(to_json(run.redacted_input).encode()),
             "started_at_us": invocation.started_at_ns // 1000,
             "deployment": self._deployment,

@@ -225,7 +225,7 @@ def fit_entry(entry: bytes, limit: int) -> bytes:
     raw = msgspec.json.decode(entry, type=dict[str, msgspec.Raw])
     text = bytes(raw.pop("input", b"null"))
     document = {name: json.loads(bytes(value)) for name, value in raw.items() if len(value) < limit}
-    document |= {name: str(bytes(raw[name][:limit]), "utf-8", "ignore") for name in raw
+    document |= {name: str(bytes(raw[name])[:limit], "utf-8", "ignore") for name in raw
                  if name not in document}  # fmt: skip
     document |= {"input": "", "input_truncated": True, "input_bytes": len(text)}
     if len(_dump(document)) > limit:

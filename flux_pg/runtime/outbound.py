@@ -6,6 +6,7 @@ calls made with httpx directly; this file only owns the client.
 
 from __future__ import annotations
 
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
@@ -13,6 +14,11 @@ import httpx
 from .boundaries.log import suspended
 
 TIMEOUT_S = 30.0
+
+
+def _no_cookies() -> CookieJar:
+    """A jar that keeps nothing: what one request's call was given is none of the next one's."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
 
 
 class OutboundClient:
@@ -29,7 +35,7 @@ class OutboundClient:
         """
         if self._client is None:
             with suspended():
-                self._client = httpx.AsyncClient(timeout=TIMEOUT_S)
+                self._client = httpx.AsyncClient(timeout=TIMEOUT_S, cookies=_no_cookies())
         return await self._client.request(method, url, **options)
 
     async def close(self) -> None:

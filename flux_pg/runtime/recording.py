@@ -102,7 +102,7 @@ class Recorder:
             invocation.kind,
             invocation.function.name,
             http.method if http else None,
-            http.path if http else None,
+            run.path,
             to_json(run.redacted_input),
             invocation.client_request_id,
             invocation.principal,

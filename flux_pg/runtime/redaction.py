@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote_plus
 
@@ -215,13 +215,7 @@ class Redactor:
 
     def scrub_texts(self, value: Any, secrets: Iterable[str]) -> Any:
         """`scrub` for every text of a JSON-ready value but the names of its objects."""
-        if isinstance(value, str):
-            return self.scrub(value, secrets)
-        if isinstance(value, Mapping):
-            return {key: self.scrub_texts(item, secrets) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [self.scrub_texts(item, secrets) for item in value]
-        return value
+        return map_texts(value, lambda text: self.scrub(text, secrets))
 
     def detail(self, detail: str, tables: Iterable[str | None]) -> str:
         """What Postgres adds to a message, without the values of secret columns.
@@ -240,6 +234,17 @@ class Redactor:
         """Which tables may be shown: pairs of a table's name and one of its columns."""
         for table, column in columns:
             self._shown[table] = self._shown.get(table, True) and not self.is_secret(column)
+
+
+def map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """A JSON-ready value with every text in it changed, but for the names of its objects."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: map_texts(item, change) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [map_texts(item, change) for item in value]
+    return value
 
 
 def _collect(item: Any, found: set[str] | None) -> None:

@@ -55,7 +55,7 @@ class RequestLog:
 
     def _as_text(self, run: Run, ending: Ending) -> str:
         http = run.invocation.http
-        what = f"{http.method} {http.path}" if http else f"invoke {run.invocation.function.name}"
+        what = f"{http.method} {run.path}" if http else f"invoke {run.invocation.function.name}"
         what = what.replace("\n", "\\n").replace("\r", "\\r").replace("\x1b", "\\x1b")
         status = ending.status_code or 0
         colour = _GREEN if status < 400 else _YELLOW if status < 500 else _RED

@@ -13,12 +13,13 @@ from contextvars import ContextVar
 from time import perf_counter_ns
 from types import FrameType
 from typing import Any
+from urllib.parse import quote, unquote
 
 from ..errors import FluxError
 from ..records import ErrorRecord, Invocation, Location, SpanRecord, SpanStatus
 from .boundaries.log import BoundaryLog
 from .boundaries.redacting import redact_entry
-from .redaction import Redactor
+from .redaction import Redactor, map_texts
 from .values import plain
 
 current_run: ContextVar[Run | None] = ContextVar("flux_run", default=None)
@@ -53,6 +54,7 @@ class Run:
         boundaries: Values that entered from outside.
         redacted_input: The input as it may be written.
         value_limit_bytes: Largest value that the record keeps whole.
+        path: The HTTP path as it may be written; None if it did not come over HTTP.
         recording: False where nothing is kept (to measure what recording costs).
         depth: How many calls deep it runs; 0 for a request from outside.
         incomplete: Why the record is not whole; empty if it is.
@@ -69,6 +71,7 @@ class Run:
         "incomplete",
         "invocation",
         "outside_calls",
+        "path",
         "project_prefix",
         "recorded",
         "recording",
@@ -109,11 +112,23 @@ class Run:
         self.secrets: set[str] = set(secrets)
         self.redactor = redactor
         self.redacted_input = redactor.value(invocation.input, self.secrets) if recording else None
+        self.path = _path_without_secrets(invocation, redactor)
         if recording:
             redactor.spans(self.spans, self.secrets)
+            self._clean_paths()
         self.closed = False
         self.depth = 0
         self.recorded = False
+
+    def _clean_paths(self) -> None:
+        """Take a secret path parameter out of the gateway's spans too."""
+        path = self.invocation.http.path if self.invocation.http else None
+        if path is None or self.path is None or path == self.path:
+            return
+        shown = self.path
+        for span in self.spans:
+            span.name = span.name.replace(path, shown)
+            span.input = map_texts(span.input, lambda text: text.replace(path, shown))
 
     def redact(self, value: Any) -> Any:
         """A JSON-ready value without its secrets, which this run remembers for its error texts."""
@@ -199,3 +214,17 @@ class Run:
                 return Location(code.co_filename[len(prefix) :], frame.f_lineno, code.co_name)
             frame = frame.f_back
         return None
+
+
+def _path_without_secrets(invocation: Invocation, redactor: Redactor) -> str | None:
+    if invocation.http is None:
+        return None
+    given = invocation.path_parameters.items()
+    secrets = {value for name, value in given if redactor.is_secret(name)}
+    path = invocation.http.path
+    if not secrets:
+        return path
+    return "/".join(
+        quote(redactor.mark(unquote(part)), safe=":") if unquote(part) in secrets else part
+        for part in path.split("/")
+    )
