@@ -11,8 +11,8 @@ declare
     ];
     v_reader constant text[] := array[
         'span_hex', 'uuid_floor', 'trace', 'why', 'history', 'blame', 'state_at', 'verify',
-        'iso_time', 'shell_word', 'resolve_request', 'spans_json', 'mutations_json', 'cause_span',
-        'last_success', 'function_place', 'previous_writers', 'suggest_commands',
+        'iso_time', 'shell_word', 'resolve_request', 'spans_json', 'mutations_json', 'called_json',
+        'cause_span', 'last_success', 'function_place', 'previous_writers', 'suggest_commands',
         'last_change', 'conflicting_key', 'conflicting_rows',
         'decode_key', 'decode_row', 'decode_image', 'decode_elements', 'split_record',
         'changed_ids', 'column_names', 'blame_from_log', 'read_live_row', 'live_row_condition',

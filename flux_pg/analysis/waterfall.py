@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flux_pg.analysis.changes import describe
+from flux_pg.analysis.details import call_status, call_warning, detail_lines, statement_lines
 from flux_pg.analysis.text import cells, clean, duration, fit, short_id
 from flux_pg.analysis.tree import Row, Step, Tree, duration_of, end_of, start_of, walk
 
@@ -18,7 +19,7 @@ class Line:
     """One line of a waterfall.
 
     `tree` are the branches drawn before the text, `bar` is empty for lines that are no span.
-    `role` is `span`, `mutation`, `job` or `note`.
+    `role` is `span`, `mutation`, `job`, `note`, `warning` or `detail`.
     """
 
     tree: str
@@ -56,13 +57,14 @@ def place(location: Any) -> str:
     return clean(str(location["file"])) + (f":{line}" if line else "")
 
 
-def lay_out(tree: Tree, width: int, slow_us: int = 0) -> Waterfall:
+def lay_out(tree: Tree, width: int, slow_us: int = 0, details: bool = True) -> Waterfall:
     """Lay a tree out in `width` columns.
 
     Args:
         tree: The request's spans.
         width: Columns of the whole; at least 40 are used.
         slow_us: Leave out spans shorter than this that hold no failure and no slower span.
+        details: Show the statement of a span that failed.
     """
     width = max(width, 40)
     shown = _kept(tree, slow_us)
@@ -75,7 +77,7 @@ def lay_out(tree: Tree, width: int, slow_us: int = 0) -> Waterfall:
     for step in shown:
         span = step.node.span
         bar = _bar(start_of(span) - begin, duration_of(span), total, bar_width)
-        lines.extend(_lines(step, label_width, bar, width))
+        lines.extend(_lines(step, label_width, bar, width, details))
     for row in tree.loose_mutations:
         lines.append(
             Line("", describe(row, width - 4), "", "", str(row.get("outcome")), "mutation")
@@ -113,10 +115,12 @@ def _branches(step: Step, room: int) -> tuple[str, str]:
 
 
 def _text(step: Step) -> str:
-    return label(step.node.span) + (" (parent missing)" if step.node.orphan else "")
+    status = call_status(step.node.span)
+    text = label(step.node.span) + (f" → {status}" if status else "")
+    return text + (" (parent missing)" if step.node.orphan else "")
 
 
-def _lines(step: Step, label_width: int, bar: str, width: int) -> list[Line]:
+def _lines(step: Step, label_width: int, bar: str, width: int, details: bool) -> list[Line]:
     node, span = step.node, step.node.span
     branch, below = _branches(step, max(label_width - 12, 12))
     status = str(span.get("status") or "ok")
@@ -125,6 +129,12 @@ def _lines(step: Step, label_width: int, bar: str, width: int) -> list[Line]:
     room = width - len(below)
     if error := span.get("error"):
         lines.append(Line(below, fit(error_text(error), room), "", "", "error", "note"))
+        told = [*statement_lines(span, room), *detail_lines(error, room)] if details else []
+        # Only where it happened: an error passes through the spans around it.
+        if told and span.get("kind") == "db":
+            lines += [Line(below, text, "", "", "", "detail") for text in told]
+    if warning := call_warning(span):
+        lines.append(Line(below, fit(warning, room), "", "", "", "warning"))
     for row in node.mutations:
         outcome = str(row.get("outcome"))
         tail = "" if outcome == "committed" else f"  ({outcome.replace('_', ' ')})"

@@ -71,6 +71,12 @@ _BY_OUTCOME = {
     "here. Look at its log, and for memory limits.",
 }
 
+_BLOCKED = (
+    "The line at LOCATION blocked every request of its worker. In an `async def` function use "
+    "trio's own calls (trio.sleep, ctx.http); code that blocks belongs in a plain `def` function, "
+    "which runs in a thread."
+)
+
 _COMMANDS_BY_SQLSTATE = {
     "42P01": "flux db status",
     "42703": "flux db status",
@@ -86,6 +92,7 @@ def advise(document: Document) -> list[Suggestion]:
     cause = document.get("root_cause")
     if isinstance(cause, Mapping):
         found += _about_cause(document, cause)
+        found += _about_calls(document, cause)
         found += _about_history(document)
     for given in document.get("suggestions") or []:
         found.append(Suggestion(str(given.get("text") or ""), given.get("command")))
@@ -99,12 +106,30 @@ def _about_cause(document: Document, cause: Mapping[str, Any]) -> list[Suggestio
         found.append(Suggestion(_advice_for_rule(rule)))
     elif state in _BY_SQLSTATE:
         found.append(Suggestion(_BY_SQLSTATE[state], _COMMANDS_BY_SQLSTATE.get(state)))
+    elif document.get("outcome") == "crashed" and "event loop was blocked" in str(
+        cause.get("message")
+    ):
+        found.append(Suggestion(_BLOCKED))
     elif document.get("outcome") in _BY_OUTCOME:
         found.append(Suggestion(_BY_OUTCOME[document["outcome"]]))
     if document.get("outcome") == "timeout":
         command = f"flux trace {short_id(str(document['request_id']))} --slow 100ms"
         found.append(Suggestion("only its slow spans", command))
     return found
+
+
+def _about_calls(document: Document, cause: Mapping[str, Any]) -> list[Suggestion]:
+    """The called function that the error came out of, the innermost one."""
+    same = [
+        call
+        for call in document.get("called") or []
+        if (call.get("error_type"), call.get("error_message") or "")
+        == (cause.get("type"), cause.get("message"))
+    ]
+    if not same:
+        return []
+    command = f"flux why {short_id(str(same[-1]['request_id']))}"
+    return [Suggestion(f"it came out of the call of {clean(str(same[-1]['function']))}", command)]
 
 
 def _advice_for_rule(rule: str) -> str:

@@ -145,6 +145,9 @@ def paint(waterfall: Waterfall, style: Style) -> list[str]:
     return [_paint(line, waterfall, style).rstrip() for line in waterfall.lines]
 
 
+_PAINTS = {"note": Style.bad, "warning": Style.warn, "detail": Style.dim}
+
+
 def _paint(line: Line, waterfall: Waterfall, style: Style) -> str:
     tree = "  " + style.dim(line.tree)
     if line.role == "span":
@@ -156,6 +159,6 @@ def _paint(line: Line, waterfall: Waterfall, style: Style) -> str:
     if line.role == "mutation":
         painted = style.good(line.text) if line.status == "committed" else style.warn(line.text)
         return tree + painted
-    if line.role == "note":
-        return tree + style.bad(line.text)
+    if line.role in _PAINTS:
+        return tree + _PAINTS[line.role](style, line.text)
     return tree + style.accent(line.text)

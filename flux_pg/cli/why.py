@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from flux_pg.analysis.changes import column_changes, describe, key_text, table_name
+from flux_pg.analysis.details import field_lines, statement_lines
 from flux_pg.analysis.text import clean, fit, short_id, show
 from flux_pg.analysis.waterfall import label, lay_out, place
 from flux_pg.analysis.why import advise, changes_since_success
@@ -93,6 +94,7 @@ class Page:
         self.lines = [headline(self.document, self.style), subline(self.document, self.style)]
         self._section("ROOT CAUSE", self._root_cause())
         self._section("LOCATION", self._location())
+        self._section("INPUT", field_lines(self.document["input"], self.width - 4))
         self._section("EXECUTION GRAPH", self._graph())
         self._section("DATA CHANGES", self._data_changes())
         self._section("LINEAGE", self._lineage())
@@ -122,6 +124,7 @@ class Page:
         for name, value in facts:
             if value:
                 lines += self._wrapped(f"{name} {value}", style.dim if name == "in span" else str)
+        lines += self._statement(cause["span_id"])
         if not self.document["complete"]:
             reason = clean(self.document["incomplete_reason"] or "")
             lines.append(style.warn(f"the record is incomplete: {reason}"))
@@ -135,11 +138,16 @@ class Page:
         rows = text.splitlines() or [""]
         return [paint_with(fit(clean(row), self.width * 3)) for row in rows[:12]]
 
+    def _span(self, span_id: str | None) -> dict[str, Any] | None:
+        return next((span for span in self.trace["spans"] if span["span_id"] == span_id), None)
+
     def _span_name(self, span_id: str | None) -> str:
-        for span in self.trace["spans"]:
-            if span["span_id"] == span_id:
-                return fit(label(span), self.width - 14)
-        return ""
+        span = self._span(span_id)
+        return fit(label(span), self.width - 14) if span else ""
+
+    def _statement(self, span_id: str | None) -> list[str]:
+        span = self._span(span_id)
+        return [self.style.dim(x) for x in statement_lines(span, self.width - 4)] if span else []
 
     def _location(self) -> list[str]:
         location = self.document["location"]
@@ -169,17 +177,22 @@ class Page:
         return [self.style.dim(fit(text, self.width - 4))]
 
     def _graph(self) -> list[str]:
-        bare = {**self.trace, "mutations": [], "jobs": []}
+        # Of the calls only those that this request made itself: its spans are the tree.
+        called = [row for row in self.document["called"] if self._span(row["span_id"])]
+        bare = {**self.trace, "mutations": [], "jobs": called}
         many = len(self.trace["spans"]) > _MANY_SPANS
         slow_us = (self.document["duration_us"] or 0) // 50 if many else 0
-        painted = paint(lay_out(tree_of(bare), self.width - 2, slow_us), self.style)
+        waterfall = lay_out(tree_of(bare), self.width - 2, slow_us, details=False)
+        painted = paint(waterfall, self.style)
         return [line.removeprefix("  ") for line in painted]
 
     def _data_changes(self) -> list[str]:
-        mutations = self.document["mutations"]
-        if not mutations:
-            return []
-        lines = []
+        mutations = [
+            *self.document["mutations"],
+            *({**row, "by": _call_name(call)}
+              for call in self.document["called"] for row in call["mutations"]),
+        ]  # fmt: skip
+        lines: list[str] = []
         outcomes = {m["outcome"] for m in mutations}
         for outcome in sorted(outcomes):
             rows = [m for m in mutations if m["outcome"] == outcome]
@@ -187,7 +200,11 @@ class Page:
             meaning = "is in the database" if outcome == "committed" else "never became visible"
             count = f"{verdict}: {len(rows)} row change{'s' if len(rows) > 1 else ''}"
             lines.append(self.style.outcome(outcome, count) + self.style.dim(f", {meaning}"))
+            by = None
             for row in rows[:_MANY_CHANGES]:
+                if row.get("by") != by:
+                    by = row.get("by")
+                    lines.append(self.style.dim(fit(f"  in {by}", self.width - 4)))
                 lines += self._change(row)
             if len(rows) > _MANY_CHANGES:
                 lines.append(self.style.dim(f"… {len(rows) - _MANY_CHANGES} more: flux trace"))
@@ -256,3 +273,8 @@ class Page:
                 painted, "    " + self.style.dim(fit(text, self.width - 8)),
             ]  # fmt: skip
         return lines
+
+
+def _call_name(call: dict[str, Any]) -> str:
+    """Return a called function and the id of its record."""
+    return f"{call['kind']} {clean(call['function'] or '')} {short_id(call['request_id'])}"

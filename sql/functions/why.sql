@@ -3,6 +3,7 @@
 create function flux.why(p_request_id uuid) returns json
 language plpgsql stable strict parallel unsafe
 set search_path = pg_catalog, pg_temp
+set jit = off
 as $$
 declare
     v_execution record;
@@ -78,6 +79,7 @@ begin
             'author', null
         ) end,
         'mutations', flux.mutations_json(p_request_id),
+        'called', flux.called_json(p_request_id),
         'previous', v_previous,
         'last_success', flux.last_success(v_execution.function, p_request_id),
         'suggestions', flux.suggest_commands(p_request_id),

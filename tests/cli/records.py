@@ -49,7 +49,9 @@ def spans_of_a_failure() -> list[dict[str, Any]]:
         span("b" * 16, SPAN, "function", "order", 300, 11900, status="error", error=error),
         span("c" * 16, "b" * 16, "db", "insert into orders", 900, 2100, location=place),
         span("d" * 16, "b" * 16, "db", "update stock", 3400, 8000, status="error", error=error,
-             location=place),
+             location=place, input={
+                 "sql": "update stock set left = left - $1\n  where shelf = $2 and item = $3",
+                 "params": [1, "A", 7]}),
     ]  # fmt: skip
 
 

@@ -63,6 +63,8 @@ POST /order  500 error  12.4 ms
      │     + INSERT orders 1  item 7, note "two 本 please"  (rolled back)
      ├─ db update stock                 █████████████████████████▊      8.00 ms
      │     CheckViolation: violates check (SQLSTATE 23514)
+     │     sql     update stock set left = left - $1 where shelf = $2 and item …
+     │     params  1, "A", 7
      │     ~ UPDATE depot.stock {"shelf": "A", "item": 7}  left …  (rolled back)
      └─ call notify                                                ▉     300 µs
            » call notify 1a2b3c4d ok 280 µs
@@ -89,11 +91,16 @@ ROOT CAUSE
   SQLSTATE 23514
   detail Failing row contains (7, -1).
   in span db update stock
+  sql     update stock set left = left - $1 where shelf = $2 and item = $3
+  params  1, "A", 7
 
 LOCATION
   functions/order.py:9 in order
       9 │     await ctx.db.execute(sql)
   81d2a38489  Ann Öst  2026-04-30 08:00  Sell what we have
+
+INPUT
+  item  7
 
 EXECUTION GRAPH
   gateway.request POST /order ████████████████████████████████████████  12.4 ms
@@ -133,7 +140,7 @@ def test_why_in_80_columns() -> None:
         },
         "location": {"file": "functions/order.py", "line": 9, "function": "order",
                      "commit": "81d2a384891", "dirty": False, "author": None},
-        "previous": [], "last_success": None,
+        "called": [], "previous": [], "last_success": None,
         "suggestions": [
             {"text": "The values break a check constraint of the table; the detail shows the row.",
              "command": None},

@@ -204,3 +204,18 @@ def test_recorded_names_cannot_command_the_terminal(flux: Flux, conn: Any) -> No
         shown = flux(*command)
         assert shown.code == 0
         assert not set(shown.out) & {"\x1b", "\x07", "\u202e"}
+
+
+def test_an_outbound_call_shows_its_status_and_that_a_transaction_was_open(
+    flux: Flux, conn: Any
+) -> None:
+    record(conn, spans=[
+        span(SPAN, None, "function", "order", 0, 900),
+        span("a" * 16, SPAN, "http", "GET pay.example/charge", 100, 700,
+             output={"status": 503}, attributes={"transaction_open": True}),
+        span("b" * 16, SPAN, "http", "GET pay.example/state", 800, 50, output={"status": 200}),
+    ])  # fmt: skip
+    shown = flux("trace", "@last").out
+    assert "http GET pay.example/charge → 503" in shown
+    assert "http GET pay.example/state → 200" in shown
+    assert shown.count("in an open transaction: its row locks are held meanwhile") == 1

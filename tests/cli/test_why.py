@@ -81,10 +81,12 @@ def test_a_failure_is_explained(flux: Flux, conn: Any, stock: None, tmp_path: Pa
         "POST /order  500 error  12.4 ms",
         "ROOT CAUSE", "CheckViolation: violates check", "SQLSTATE 23514",
         "detail Failing row contains (7, -1).", "in span db update stock",
+        "sql     update stock set left = left - $1 where shelf = $2 and item = $3",
+        'params  1, "A", 7',
         "LOCATION", "functions/order.py:3 in order",
         "3 │     await ctx.db.execute('update stock')",
         f"{commit[:10]}  Ann Öst", "Sell what we have",
-        "EXECUTION GRAPH", "└─ db update stock",
+        "INPUT", 'item  "7"', "EXECUTION GRAPH", "└─ db update stock",
         "DATA CHANGES", "rolled back: 1 row change, never became visible", "n: 0 → -1",
         "LINEAGE", f"stock 7 was last written by fill {str(writer)[-8:]}",
         "CHANGED SINCE LAST SUCCESS", f"{str(good)[-8:]} succeeded",
@@ -304,3 +306,43 @@ def test_the_row_that_a_constraint_failed_on_is_named_with_its_writer(
     error = failing(conn, "insert into public.users values (9, 'b', 1, 'x')")
     record(conn, outcome="error", error=error)
     assert flux("why", "@last").code == 0
+
+
+def test_the_failure_of_a_called_function_is_linked_and_its_changes_count(
+    flux: Flux, conn: Any, stock: None
+) -> None:
+    error = {"type": "OutOfStock", "message": "none left"}
+    caller, inner, innermost = make_id(), make_id(), make_id()
+    spans = [
+        span(SPAN, None, "function", "order", 0, 900, status="error", error=error),
+        span("c" * 16, SPAN, "call", "reserve", 100, 700, status="error", error=error),
+    ]
+    run_request(conn, "insert into public.stock values (1, 1)", fails=True, request_id=caller,
+                error=error, spans=spans)  # fmt: skip
+    for child, parent, function in ((inner, caller, "reserve"), (innermost, inner, "take")):
+        run_request(conn, "insert into public.stock values (2, 1)", fails=True, request_id=child,
+                    error=error, kind="call", function=function)  # fmt: skip
+        conn.execute(
+            "update flux.execution_log set parent_request_id = %s, parent_span_id = %s"
+            " where request_id = %s",
+            (parent, int("c" * 16, 16) - (1 << 64), child),
+        )
+    shown = flux("why", str(caller)).out
+    assert f"» call reserve {str(inner)[-8:]} error" in shown
+    assert "rolled back: 3 row changes" in shown
+    assert f"in call take {str(innermost)[-8:]}" in shown
+    assert f"flux why {str(innermost)[-8:]}" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+    called = json.loads(flux("why", str(caller), "--json").out)["called"]
+    assert [(call["function"], len(call["mutations"])) for call in called] == [
+        ("reserve", 1), ("take", 1),
+    ]  # fmt: skip
+
+
+def test_a_blocked_loop_is_advised_on() -> None:
+    document = {
+        "request_id": "0" * 32, "outcome": "crashed",
+        "root_cause": {"message": "worker 1 was killed: its event loop was blocked at f.py:3 in f"},
+    }  # fmt: skip
+    (advice,) = advise(document)
+    assert "trio.sleep" in advice.text and "`def`" in advice.text
