@@ -52,6 +52,7 @@ _HEADER = struct.Struct("<8sIIQ")  # magic, slot bytes, process id, time of crea
 _REASON_AT = 4096
 _REASON = struct.Struct("<II")  # length, crc
 _REASON_BYTES = 2048
+_PLACE = "\x00"  # between the reason and the place
 
 # State (one byte, stored apart), length, crc over deadline and entry, deadline; then the entry.
 _SLOT = struct.Struct("<4xIIQ")
@@ -93,6 +94,8 @@ class JournalFile:
     created_ns: int
     reason: str
     """Why its worker died, as the supervisor noted it; empty if nobody did."""
+    place: str = ""
+    """The line that brought it to that, as `file:line in function`; empty if nobody knows."""
     leftovers: list[Leftover] = field(default_factory=list)
 
 
@@ -263,7 +266,8 @@ def read_journal(path: Path) -> JournalFile:
     if len(content) < _HEADER_BYTES or content[:8] != _MAGIC:
         raise JournalError(f"{path} is not a journal", "Move it out of the journal directory.")
     _, slot_bytes, pid, created_ns = _HEADER.unpack_from(content)
-    return JournalFile(pid, created_ns, _read_reason(content), list(_read(content, slot_bytes)))
+    reason, _, place = _read_reason(content).partition(_PLACE)
+    return JournalFile(pid, created_ns, reason, place, list(_read(content, slot_bytes)))
 
 
 def read_leftovers(path: Path) -> list[Leftover]:
@@ -271,9 +275,10 @@ def read_leftovers(path: Path) -> list[Leftover]:
     return read_journal(path).leftovers
 
 
-def write_reason(path: Path, reason: str) -> None:
-    """Note in a journal why its worker died, so that no restart in between loses it."""
-    text = reason.encode()[:_REASON_BYTES]
+def write_reason(path: Path, reason: str, place: str = "") -> None:
+    """Note in a journal why its worker died, and at which line of the user's code if that is
+    known, so that no restart in between loses it."""
+    text = (f"{reason}{_PLACE}{place}" if place else reason).encode()[:_REASON_BYTES]
     with suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:

@@ -211,20 +211,20 @@ class WorkerProcess:
             with trio.move_on_after(INTERVAL_S):
                 await self._closed.wait()
 
-    async def end_if_blocked(self, limit_s: float, reason: str) -> None:
+    async def end_if_blocked(self, limit_s: float, reason: str, place: str = "") -> None:
         """Kill it in `limit_s` seconds unless its loop comes back. Returns in either case."""
         kill_at = time.monotonic() + limit_s
         while self.stuck and not await self._gone_within(INTERVAL_S):
             if time.monotonic() >= kill_at:
-                self.kill(reason)
+                self.kill(reason, place)
 
-    def kill(self, reason: str) -> None:
-        """End it at once, and what it started. The reason goes to its requests."""
+    def kill(self, reason: str, place: str = "") -> None:
+        """End it at once, and what it started. Reason and place go to its requests."""
         if self.exited.is_set() or self._killed_for:
             return
         self._killed_for = reason
         self.asked_to_end = True
-        write_reason(self.journal_path, f"{self} was killed: {reason}")
+        write_reason(self.journal_path, f"{self} was killed: {reason}", place)
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -41,6 +42,7 @@ _DRAFT_AGE_S = 60.0
 _LIMITS = (
     "select set_config('lock_timeout', '10s', true), set_config('statement_timeout', '30s', true)"
 )
+_PLACE = re.compile(r"(?P<file>.+):(?P<line>\d{1,9}) in (?P<function>.+)")
 _RECORD = "select flux.record_crashed(%s::jsonb)"
 
 
@@ -124,7 +126,8 @@ class Recovery:
         self, connection: Connection[Any], claimed: Claim, journal: JournalFile
     ) -> None:
         reason = journal.reason or f"its worker (process {journal.pid}) and its supervisor died"
-        entries = [left.entry | {"reason": reason} for left in journal.leftovers if left.entry]
+        more = {"reason": reason, "location": read_place(journal.place)}
+        entries = [left.entry | more for left in journal.leftovers if left.entry]
         request_ids: list[str] = []
         rejected: list[dict[str, Any]] = []
         for start in range(0, len(entries), BATCH):
@@ -164,6 +167,14 @@ async def _record_alone(connection: Connection[Any], entry: dict[str, Any]) -> l
         with suppress(psycopg.DataError, psycopg.IntegrityError):
             return await _record(connection, [attempt])
     return None
+
+
+def read_place(place: str) -> dict[str, Any] | None:
+    """`file:line in function` as a location; None if it is not a line of the project's."""
+    found = _PLACE.fullmatch(place)
+    if found is None or os.path.isabs(found["file"]):
+        return None
+    return {"file": found["file"], "line": int(found["line"]), "function": found["function"]}
 
 
 def _keep_rejected(path: Path, entries: list[dict[str, Any]]) -> None:

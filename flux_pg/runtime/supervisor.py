@@ -347,7 +347,7 @@ class Supervisor:
             f"its event loop was blocked{at} for more than {still_s:g} s and did not come back "
             f"before the limits of its requests were over"
         )
-        await worker.end_if_blocked(limit_s, reason)
+        await worker.end_if_blocked(limit_s, reason, place_in_code)
 
     async def _listen_to_signals(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

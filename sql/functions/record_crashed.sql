@@ -21,17 +21,19 @@ begin
         c.request_id, c.trace_id, coalesce(('x' || c.root_span_id)::bit(64)::bigint, 0),
         coalesce(c.kind, 'http'), c.function, c.method, c.path, c.input, c.client_request_id,
         c.principal, to_timestamp(c.started_at_us / 1000000.0), 'completed', 'crashed', null,
-        json_build_object(
+        json_strip_nulls(json_build_object(
             'type', 'WorkerCrashed',
-            'message', coalesce(c.reason, 'the worker died while it ran this request')
-        ),
+            'message', coalesce(c.reason, 'the worker died while it ran this request'),
+            'stack', case when c.location is not null then json_build_array(c.location) end
+        )),
         coalesce(c.runtime, 'python'), c.deployment, false,
         'spans and row changes not captured: the worker died'
             || case when c.input_truncated then '; input truncated' else '' end
     from jsonb_to_recordset(p_entries) as c (
         request_id uuid, trace_id uuid, root_span_id text, kind text, function text, method text,
         path text, input json, client_request_id text, principal text, started_at_us numeric,
-        deployment bigint, runtime text, reason text, input_truncated boolean
+        deployment bigint, runtime text, reason text, location json,
+        input_truncated boolean
     )
     on conflict (request_id) do update
     set state = 'completed',

@@ -148,6 +148,8 @@ async def test_a_function_that_blocks_the_loop_is_named(
         ("greet", "ok"),
     ]
     assert "event loop was blocked at functions/greetings.py:" in rows[0]["error"]["message"]
+    (place,) = rows[0]["error"]["stack"]
+    assert stuck.place == f"{place['file']}:{place['line']} in {place['function']}"
 
 
 async def test_a_function_that_ends_its_process_is_crashed(

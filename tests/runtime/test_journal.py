@@ -173,6 +173,9 @@ def test_a_reason_is_kept_in_the_journal(tmp_path: Path) -> None:
     assert read_journal(journal.path).reason == ""
     write_reason(journal.path, "the loop was blocked")
     assert read_journal(journal.path).reason == "the loop was blocked"
+    write_reason(journal.path, "it was blocked", "functions/a.py:3 in f")
+    found = read_journal(journal.path)
+    assert (found.reason, found.place) == ("it was blocked", "functions/a.py:3 in f")
     assert read_journal(journal.path).pid == os.getpid()
     write_reason(tmp_path / "gone.journal", "nobody reads this")
 

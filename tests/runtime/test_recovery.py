@@ -67,6 +67,25 @@ async def test_leftovers_become_crashed_executions(tmp_path: Path, database: Dat
     assert not path.exists()
 
 
+@pytest.mark.parametrize(
+    ("place", "stack"),
+    [
+        ("functions/a.py:3 in f", [{"file": "functions/a.py", "line": 3, "function": "f"}]),
+        ("/usr/lib/python3/socket.py:9 in recv", None),
+        ("a stopped process (SIGSTOP)", None),
+    ],
+)
+async def test_a_known_line_becomes_the_place_of_the_error(
+    tmp_path: Path, database18: Database, place: str, stack: Any
+) -> None:
+    path = leave(tmp_path, entry())
+    write_reason(path, "it was blocked", place)
+    assert await Recovery(tmp_path, database18.app, Events()).recover()
+    (row,) = executions(database18)
+    assert row["error"]["message"] == "it was blocked"
+    assert row["error"].get("stack") == stack
+
+
 async def test_an_unreachable_database_keeps_the_journals(
     tmp_path: Path, database18: Database
 ) -> None:
