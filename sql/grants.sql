@@ -15,7 +15,7 @@ declare
         'cause_span', 'last_success', 'function_place', 'previous_writers', 'suggest_commands',
         'last_change', 'conflicting_key', 'conflicting_rows',
         'decode_key', 'decode_row', 'decode_image', 'decode_elements', 'split_record',
-        'changed_ids', 'column_names', 'blame_from_log', 'read_live_row', 'live_row_condition',
+        'changed_ids', 'column_names', 'blame_from_log', 'read_live_images', 'live_row_query',
         'find_snapshot', 'undo_plan', 'undo_rows', 'undo_keyless', 'pick_images', 'shape_before',
         'state_before', 'shorten_key', 'digest_key', 'name_row'
     ];
@@ -24,7 +24,8 @@ declare
         'track', 'untrack', 'track_missing', 'make_recorder', 'refuse_untrackable',
         'wanted_triggers', 'partition_move_condition', 'tracking_state', 'is_left_out',
         'is_schema_tracked', 'forget_missing', 'new_partitions', 'detached_partitions',
-        'note_partitions', 'end_tracking', 'untrack_partition', 'truncate_plan',
+        'note_partitions', 'note_recording_off',
+        'end_tracking', 'untrack_partition', 'truncate_plan',
         'record_truncated_row', 'record_truncate', 'note_partition_move', 'track_new_tables',
         'forget_dropped_tables', 'prune', 'apply_settings'
     ];

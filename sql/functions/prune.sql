@@ -5,6 +5,7 @@ create function flux.prune(p_older_than interval)
 returns table (part text, rows bigint, action text)
 language plpgsql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set lock_timeout = '500ms'
 as $$
 declare

@@ -2,6 +2,7 @@ create function flux.state_at(p_table text, p_at timestamptz)
 returns table ("row" jsonb, as_of timestamptz)
 language plpgsql stable parallel unsafe
 set search_path = pg_catalog, pg_temp
+set jit = off
 as $$
 declare
     v_found record;

@@ -5,6 +5,7 @@ create function flux.state_before(p_table text, p_snapshot pg_snapshot)
 returns table (key text, images text[])
 language plpgsql stable parallel unsafe
 set search_path = pg_catalog, pg_temp
+set jit = off
 set row_security = off
 set timezone = 'UTC'
 set datestyle = 'ISO, MDY'

@@ -7,6 +7,7 @@ as $$
 declare
     v_table_id integer;
     v_made boolean := false;
+    v_was_off boolean := false;
     v_trigger record;
     v_partition oid;
     v_with_rows oid[] := '{}';
@@ -30,7 +31,12 @@ begin
         execute format('alter table %s enable always trigger %I',
             v_trigger.relation, v_trigger.name);
         v_made := true;
+        v_was_off := v_was_off or v_trigger.name like 'flux\_record\_%\_%'
+            and v_trigger.name <> 'flux_record_truncate';
     end loop;
+    if v_was_off then
+        perform flux.note_recording_off(p_table);
+    end if;
     if exists (select from pg_class as c where c.oid = p_table and c.relkind = 'p') then
         for v_partition in select n.oid from flux.new_partitions(p_table) as n (oid) loop
             execute format('select exists (select from only %s)', v_partition::regclass)

@@ -15,7 +15,8 @@ begin
     perform flux.refuse_gaps(v_table.table_id, p_snapshot);
     if flux.tracking_state(v_table.relation) <> 'current' then
         raise exception 'the shape of table % has changed unnoticed', p_table
-            using errcode = 'ZF006', hint = 'Call flux.track_missing() as its owner.';
+            using errcode = 'ZF006',
+                hint = 'Run `flux db migrate`, or call flux.track_missing() as its owner.';
     end if;
     select s.* into v_live from flux.table_shapes as s where s.shape_id = v_table.shape_id;
     select s.* into shape
@@ -27,13 +28,7 @@ begin
     live_ids := v_live.column_ids;
     live_query := format(
         'select %s, array[%s]::text[] from %s %s as t',
-        case
-            when v_live.key_ids is null or v_live.key_ids && v_live.redacted_ids then format(
-                'flux.name_row(%s, %s, array[%s]::text[])', v_live.shape_id,
-                coalesce(flux.key_parts_expression('t', v_live), 'null'),
-                flux.images_expression('t', v_live))
-            else format('flux.shorten_key(%s)', flux.row_key_expression('t', v_live))
-        end,
+        flux.name_expression(v_live),
         flux.images_expression('t', v_live),
         case when (select c.relkind from pg_class as c where c.oid = v_table.relation) = 'p'
             then '' else 'only' end,

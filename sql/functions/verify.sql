@@ -4,6 +4,7 @@ returns table (
 )
 language sql stable parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 as $$
     select case when e.request_id is null then 'request without execution'
             else 'transaction not of the request' end,
@@ -51,6 +52,14 @@ as $$
     where t.untracked_at is null
         and not exists (select from pg_class as c where c.oid = t.relation)
     union all
+    select 'not tracked for a time', format('%I.%I', t.schema_name, t.table_name), null, null, null,
+        case when b.begins is null then 'its triggers were found missing or off at '
+            else 'changes are missing between ' || flux.iso_time(b.begins) || ' and ' end
+        || flux.iso_time(b.ends)
+    from flux.tracked_tables as t
+    cross join lateral flux.find_breaks(t.table_id) as b
+    where t.untracked_at is null and b.ends is not null and (p_since is null or b.ends >= p_since)
+    union all
     select 'table not tracked', format('%I.%I', n.nspname, c.relname), null, null, null,
         'it is in a tracked schema; call flux.track_missing() as its owner'
     from pg_class as c
@@ -64,4 +73,4 @@ as $$
         )
 $$;
 comment on function flux.verify(timestamptz) is
-    'What in the record does not fit together, since a time or at all; no rows if everything does. Findings: request without execution, transaction not of the request, transaction did not commit, trigger disabled, trigger missing, recorder out of date, table is gone, table not tracked.';
+    'What in the record does not fit together, since a time or at all; no rows if everything does. Findings: request without execution, transaction not of the request, transaction did not commit, trigger disabled, trigger missing, recorder out of date, table is gone, not tracked for a time, table not tracked.';

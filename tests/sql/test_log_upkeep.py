@@ -339,3 +339,97 @@ def test_blame_hops_over_a_hot_rows_changes(log: Log) -> None:
     assert {c: b["value"] for c, b in blame.items()} == {
         "id": 1, "hits": 3000, "name": "n", "note": "once",
     }  # fmt: skip
+
+
+def test_blame_names_nobody_for_what_was_not_recorded(log: Log) -> None:
+    log.run(
+        "create table t (id int primary key, a text, b int)",
+        "insert into t values (1, 'Ada', 1), (2, 'Bob', 2), (3, 'Cid', 3)",
+        "delete from t where id = 3",
+    )
+    before = log.value("select clock_timestamp()")
+    log.run(
+        "select flux.untrack('t')",
+        "update t set a = 'Sneaky' where id = 1",
+        "delete from t where id = 2",
+        "insert into t values (3, 'Back', 3), (4, 'New', 4)",
+    )
+    assert log.blame("t", "1")["a"]["actor"].startswith("unknown: changed while not tracked, since")
+    log.run("select flux.track('t')")
+    blame = log.blame("t", "1")
+    assert blame["a"]["value"] == "Sneaky" and blame["b"]["value"] == 1
+    for column, words in (("a", "changed while not tracked, between"), ("b", "not tracked between")):
+        assert blame[column]["actor"].startswith(f"unknown: {words} "), blame[column]
+        assert [blame[column][k] for k in ("op", "at", "request_id")] == [None] * 3
+    with pytest.raises(psycopg.Error, match="gone; unknown: changed while not tracked") as caught:
+        log.blame("t", "2")
+    assert caught.value.sqlstate == "ZF002"
+    assert log.blame("t", "3")["a"]["value"] == "Back"
+    assert log.blame("t", "3")["a"]["op"] is None
+    assert log.blame("t", "4")["a"]["actor"].startswith("unknown: written before recording")
+    log.run("update t set a = 'Later' where id = 1")
+    assert [log.blame("t", "1")[c]["op"] for c in ("a", "b")] == ["UPDATE", None]
+    assert [h["op"] for h in log.history("t", "1")] == ["INSERT", "GAP", "UPDATE"]
+    gap = log.history("t", "1")[1]
+    assert gap["seq"] is None and gap["actor"].startswith("not tracked between ")
+    assert log.rows("select * from flux.history('t', '99')") == []
+    assert findings(log) == {("not tracked for a time", "public.t")}
+    after = log.value("select clock_timestamp()")
+    for since, number in ((before, 1), (after, 0)):
+        assert len(log.rows("select * from flux.verify(%s)", [since])) == number
+
+
+def test_blame_compares_with_the_live_row(log: Log) -> None:
+    log.run(
+        "create table t (id int, k text, n numeric(9,2), password text, primary key (id, k))",
+        "insert into t values (1, 'x', 1, 'p'), (2, 'y', 2, 'q')",
+    )
+    with superuser(log) as conn:
+        conn.execute("alter event trigger flux_track_new_tables disable")
+        log.run("alter table t disable trigger user", "update t set n = 5, password = 'w'")
+    key = {"id": 1, "k": "x"}
+    with pytest.raises(psycopg.Error) as caught:
+        log.blame("t", key)
+    assert caught.value.sqlstate == "ZF006"
+    with superuser(log) as conn:
+        conn.execute("alter event trigger flux_track_new_tables enable")
+    log.run("select flux.track_missing()")
+    blame = log.blame("t", key)
+    assert blame["n"]["actor"].startswith("unknown: changed without a record, since ")
+    assert (blame["n"]["value"], blame["n"]["op"]) == (5, None)
+    assert blame["k"]["op"] == "INSERT" and blame["password"]["value"].startswith("redacted:")
+    log.run("alter table t alter n type numeric(9,4)")
+    assert log.blame("t", {"id": 2, "k": "y"})["id"]["op"] == "INSERT"
+    with psycopg.connect(log.database.app, autocommit=True) as app:
+        log.run("revoke all on t from flux_app")
+        reader = Log(app, log.database)
+        assert reader.blame("t", key)["k"]["op"] == "INSERT"
+
+
+def test_blame_and_history_refuse_a_stale_shape(log: Log) -> None:
+    with superuser(log) as conn:
+        conn.execute("drop event trigger flux_track_new_tables")
+        conn.execute("drop event trigger flux_forget_dropped_tables")
+    log.run(
+        "create table t (id int primary key, a text, b int)",
+        "select flux.track('t')",
+        "insert into t values (1, 'x', 1)",
+        "alter table t rename a to c",
+    )
+    for function in ("blame", "history"):
+        with pytest.raises(psycopg.Error, match="changed unnoticed") as caught:
+            log.rows(f"select * from flux.{function}('t', '1')")
+        assert caught.value.sqlstate == "ZF006"
+        assert "flux db migrate" in str(caught.value.diag.message_hint)
+    log.run("select flux.track_missing()")
+    assert log.blame("t", "1")["c"]["op"] == "INSERT"
+    log.run(
+        "drop trigger flux_record_1_update on t",
+        "update t set c = 'y'",
+        "select flux.track_missing()",
+        "update t set b = 2",
+    )
+    assert log.blame("t", "1")["c"]["actor"].startswith("unknown: changed while not tracked")
+    assert log.blame("t", "1")["b"]["op"] == "UPDATE"
+    assert [h["op"] for h in log.history("t", "1")] == ["INSERT", "GAP", "UPDATE"]
+    assert findings(log) == {("not tracked for a time", "public.t")}
