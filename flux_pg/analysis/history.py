@@ -24,25 +24,29 @@ def row_at(versions: Sequence[Row], moment: datetime) -> dict[str, Any] | None:
         moment: The moment.
 
     Raises:
-        UnknownState: the row is older than its first version, so some columns are not known.
+        UnknownState: the row is older than its first version, or its table was not tracked since
+            (op `GAP`), so some columns are not known.
     """
-    committed = [v for v in versions if v["outcome"] == "committed"]
+    committed = [v for v in versions if v["outcome"] == "committed" or v["op"] == "GAP"]
     if not committed:
         raise UnknownState("no committed change of the row is recorded")
     row: dict[str, Any] | None = None
     whole = committed[0]["op"] == "INSERT"
+    why = "the row is older than its first recorded change"
     for version in committed:
         if version["at"] > moment:
             break
         op = version["op"]
-        if op == "INSERT":
+        if op == "GAP":
+            row, whole, why = None, False, str(version["actor"])
+        elif op == "INSERT":
             row, whole = dict(version["new"] or {}), True
         elif op == "UPDATE":
             row = {**(row or {}), **(version["new"] or {})}
         else:
             row, whole = None, True
     if not whole:
-        raise UnknownState("the row is older than its first recorded change")
+        raise UnknownState(why)
     return row
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from textwrap import wrap
 from typing import Any
 from uuid import UUID
 
@@ -61,9 +62,9 @@ def history(scope: Scope, /, table: str, pk: str, **options: Any) -> None:
     if moment is not None:
         _show_row_at(scope, table, pk, versions, moment)
         return
-    total = len(versions)
+    total = sum(version["op"] != "GAP" for version in versions)
     if options["limit"]:
-        versions = versions[-options["limit"] :]
+        versions = _newest(versions, options["limit"])
     if scope.as_json:
         document = {"schema": "flux.history/1", "table": table, "pk": _key_of(versions, pk)}
         scope.emit_json({**document, "versions": [_version_json(v) for v in versions]})
@@ -72,8 +73,12 @@ def history(scope: Scope, /, table: str, pk: str, **options: Any) -> None:
         scope.note("no such changes")
         return
     scope.page(_history_table(versions, scope.style, terminal_width()))
-    left_out = f", the newest {len(versions)} shown" if total > len(versions) else ""
+    shown = sum(version["op"] != "GAP" for version in versions)
+    left_out = f", the newest {shown} shown" if total > shown else ""
+    gaps = sum(version["op"] == "GAP" for version in versions)
     scope.note(f"{plural(total, 'change')}{left_out}")
+    if gaps:
+        scope.note(scope.notes.warn("the table was not tracked for a time: see GAP"))
 
 
 def _versions(
@@ -90,12 +95,14 @@ def _versions(
     query = (
         "select h.seq, h.op, h.at, h.request_id::text, h.span_id, h.function, h.commit, h.outcome,"
         " h.actor, h.changed, h.old, h.new, h.pk"
-        " from flux.history(%s, %s, %s, %s, %s, %s) as h order by h.seq"
+        " from flux.history(%s, %s, %s, %s, %s, %s) with ordinality as h"
+        " (seq, op, at, request_id, span_id, function, commit, outcome, actor, changed, old, new,"
+        " pk, position) order by h.position"
     )
     # The state at a moment needs the versions from the beginning.
     arguments = (
         table, pk, None if options["at"] else begin, options["column"] if not options["at"] else
-        None, request, options["include_rolled_back"],
+        None, request if not options["at"] else None, options["include_rolled_back"],
     )  # fmt: skip
     versions = database.execute(query.encode(), arguments).fetchall()
     if not versions:
@@ -132,8 +139,14 @@ def _add_locations(database: Database, rows: list[dict[str, Any]]) -> None:
         row["location"] = places.get((row["request_id"], row["span_id"]))
 
 
+def _newest(versions: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """Return the last `limit` changes, with the gaps after the first of them."""
+    changes = [i for i, version in enumerate(versions) if version["op"] != "GAP"]
+    return versions[changes[-limit] :] if len(changes) > limit else versions
+
+
 def _key_of(versions: list[dict[str, Any]], pk: str) -> Any:
-    return versions[-1]["pk"] if versions else pk
+    return next((v["pk"] for v in reversed(versions) if v["pk"] is not None), pk)
 
 
 def _version_json(version: dict[str, Any]) -> dict[str, Any]:
@@ -148,11 +161,18 @@ def _iso(moment: datetime | None) -> str | None:
 
 def _history_table(versions: list[dict[str, Any]], style: Style, width: int) -> str:
     # When, op and by take what they need; the change gets the rest.
-    by = [[fit(text, 24) for text in _origin(version)] for version in versions]
+    by = [
+        [""] if version["op"] == "GAP" else [fit(text, 24) for text in _origin(version)]
+        for version in versions
+    ]
     by_width = max(max(map(cells, lines)) for lines in by)
     room = max(width - 19 - 8 - by_width - 6, 16)
     rows = []
     for version, (writer, *below) in zip(versions, by, strict=True):
+        if version["op"] == "GAP":
+            told = "\n".join(wrap(clean(version["actor"]), room))
+            rows.append([show_time(version["at"]), style.warn("GAP"), style.warn(told), ""])
+            continue
         lines = [fit(line, room) for line in change_lines(version, room)] or ["-"]
         if version["outcome"] != "committed":
             lines = [style.warn(line) for line in [*lines, "(rolled back)"]]
@@ -195,7 +215,7 @@ def _show_row_at(
     except UnknownState as unknown:
         raise FluxError(
             f"{table} {pk} at {show_time(moment)}: {unknown}",
-            "Tracking began later than the row; `flux state history` shows what is known.",
+            "`flux state history` shows what is known of the row.",
             code="incomplete",
         ) from None
     if scope.as_json:
@@ -279,7 +299,7 @@ def _blame_table(rows: list[dict[str, Any]], style: Style, width: int) -> str:
         [
             clean(row["column"]),
             show(row["value"], 200),
-            _writer(row, 26) if row["op"] else "before recording",
+            _owner(row),
             place(row["location"]),
             _line_commit(row),
             show_ago(row["at"], now) if row["at"] else "",
@@ -298,6 +318,13 @@ def _blame_table(rows: list[dict[str, Any]], style: Style, width: int) -> str:
         for line in lines
     ]
     return tabulate(painted, headers=headers, disable_numparse=True)
+
+
+def _owner(row: dict[str, Any]) -> str:
+    """Return who wrote a column last; the whole story of an unknown writer is a footnote."""
+    if row["op"]:
+        return _writer(row, 26)
+    return "unknown" if row["actor"] else "before recording"
 
 
 def _line_commit(row: dict[str, Any]) -> str:
@@ -334,6 +361,12 @@ def _cut(name: str, text: str, limit: int) -> str:
 
 
 def _footnotes(scope: Scope, rows: list[dict[str, Any]]) -> None:
+    unknown: dict[str, list[str]] = {}
+    for row in rows:
+        if not row["op"] and row["actor"]:
+            unknown.setdefault(row["actor"], []).append(clean(row["column"]))
+    for why, columns in unknown.items():
+        scope.note(scope.notes.warn(f"{', '.join(columns)}: {clean(why)}"))
     for row in rows:
         if row["failed_attempts"]:
             what = plural(row["failed_attempts"], "later attempt")

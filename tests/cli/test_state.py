@@ -63,6 +63,25 @@ def test_history_shows_every_change_and_who_made_it(flux: Flux, conn: Any, users
     assert '"pro"' in by_request and "signup" not in by_request
 
 
+def test_what_was_not_tracked_is_said(flux: Flux, conn: Any, users: None) -> None:
+    fill(conn)
+    conn.execute("select flux.untrack('public.users')")
+    conn.execute("update public.users set plan = 'sneaky' where id = 42")
+    conn.execute("select flux.track('public.users')")
+    row = conn.execute("select clock_timestamp()").fetchone()
+    conn.execute("update public.users set plan = 'later' where id = 42")
+    history = flux("state", "history", "users", "42")
+    assert "GAP     not tracked between" in history.out and history.err.startswith("4 changes\n")
+    assert history.out.index("b@x") < history.out.index("GAP") < history.out.index("later")
+    newest = flux("state", "history", "users", "42", "-n", "1").out
+    assert "later" in newest and "GAP" not in newest
+    blame = flux("state", "blame", "users", "42")
+    assert "unknown" in blame.out and "upgrade" not in blame.out and "signup" not in blame.out
+    assert "id, email: unknown: not tracked between " in blame.err
+    past = flux("state", "history", "users", "42", "--at", row[0].isoformat())
+    assert past.code != 0 and "not tracked between" in past.err and not past.out
+
+
 def test_history_as_json(flux: Flux, conn: Any, users: None) -> None:
     ids = fill(conn)
     document = json.loads(flux("state", "history", "users", "42", "--json").out)

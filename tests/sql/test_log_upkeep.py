@@ -358,7 +358,10 @@ def test_blame_names_nobody_for_what_was_not_recorded(log: Log) -> None:
     log.run("select flux.track('t')")
     blame = log.blame("t", "1")
     assert blame["a"]["value"] == "Sneaky" and blame["b"]["value"] == 1
-    for column, words in (("a", "changed while not tracked, between"), ("b", "not tracked between")):
+    for column, words in (
+        ("a", "changed while not tracked, between"),
+        ("b", "not tracked between"),
+    ):
         assert blame[column]["actor"].startswith(f"unknown: {words} "), blame[column]
         assert [blame[column][k] for k in ("op", "at", "request_id")] == [None] * 3
     with pytest.raises(psycopg.Error, match="gone; unknown: changed while not tracked") as caught:
