@@ -251,6 +251,7 @@ class Executor:
         handle = dispatcher.handle if spec.is_async else dispatcher.handle_for_thread
         token = current_span.set(span.span_id)
         error: BaseException | None = None
+        interrupted: BaseException | None = None
         value: Any = None
         try:
             with trio.CancelScope(deadline=deadline) as scope:
@@ -258,12 +259,11 @@ class Executor:
                     value = await engine.invoke(
                         run, run.invocation.arguments, handle, dispatcher.ports()
                     )
-                except trio.Cancelled:
-                    raise
                 except KeyboardInterrupt:
                     raise
                 except BaseException as raised:
                     if _is_only_cancelled(raised):
+                        interrupted = raised  # its traceback says where the function was
                         raise
                     error = raised
         finally:
@@ -272,7 +272,7 @@ class Executor:
         if scope.cancelled_caught or (error is not None and scope.cancel_called):
             limit_s = spec.timeout_s or self._settings.request_timeout_s
             late = TimedOut(f"the function ran longer than its limit of {limit_s:g} s")
-            late.__cause__ = error
+            late.__cause__ = error or interrupted
             return Finished(error=late, outcome="timeout")
         if error is not None:
             return Finished(error=error, outcome="error")

@@ -67,4 +67,4 @@ def _explain_asyncio(error: BaseException) -> None:
             "Flux runs on Trio. Use a library that supports Trio or anyio (httpx does), or write "
             "the function as a plain `def` and use the library's blocking calls.",
             code="asyncio-library",
-        ) from error
+        ) from leaf
