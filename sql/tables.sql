@@ -54,9 +54,11 @@ create table flux.deployments (
     runtime_version text not null default '',
     hash_seed text,
     functions jsonb not null,
-    constraint deployment_of_a_source unique nulls not distinct (source_hash, commit, dirty)
+    constraint deployment_of_a_source unique nulls not distinct (
+        source_hash, commit, dirty, hash_seed
+    )
 );
-comment on table flux.deployments is 'An immutable set of function versions, with the git commit it came from.';
+comment on table flux.deployments is 'An immutable set of function versions, with the git commit it came from and the hash seed of its workers.';
 comment on column flux.deployments.deployment_id is 'Number of the deployment.';
 comment on column flux.deployments.created_at is 'When it was first loaded.';
 comment on column flux.deployments.commit is 'Git commit of the project, if it is known.';

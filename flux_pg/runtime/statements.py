@@ -23,6 +23,8 @@ _LEAVES_STATE = re.compile(
     r"|pg_temp|load)\b",
     re.I,
 )
+# Recording draws numbers from a sequence of its own, which is then the session's last one.
+_LASTVAL = re.compile(r"\blastval\s*\(\s*\)", re.I)
 _READERS = frozenset({"select", "values", "table", "with", "show", "explain"})
 _TRANSACTION = frozenset(
     {"begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release"}
@@ -97,6 +99,11 @@ def _inspect(sql: str) -> Statement:
     words = _leading_words(sql, 4)
     verb = words[0] if words else ""
     _refuse(verb, words)
+    if _LASTVAL.search(sql):
+        raise StatementRefused(
+            "lastval() would answer for the sequence of the mutation log, not for yours",
+            "Use INSERT ... RETURNING, or currval() with the name of the sequence.",
+        )
     reads_only = verb in _READERS and not _may_write(verb, sql)
     return Statement(verb, _summary(sql, words), reads_only, bool(_LEAVES_STATE.search(sql)))
 
@@ -154,6 +161,11 @@ def _refuse(verb: str, words: list[str]) -> None:
             raise StatementRefused(
                 "SET ROLE and SET SESSION AUTHORIZATION are not allowed in a function",
                 "Functions run under the role of their caller; give that role the rights it needs.",
+            )
+        if "transaction" in (second, third):
+            raise StatementRefused(
+                "SET TRANSACTION is not allowed in a function: Flux has begun the transaction",
+                "Declare it: @define_function(isolation='serializable').",
             )
         if second not in ("local", "constraints"):
             raise StatementRefused(

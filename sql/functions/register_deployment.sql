@@ -16,7 +16,8 @@ begin
     from flux.deployments as d
     where d.source_hash = p_source_hash
         and d.commit is not distinct from p_commit
-        and d.dirty = p_dirty;
+        and d.dirty = p_dirty
+        and d.hash_seed is not distinct from p_hash_seed;
     if not found then
         insert into flux.deployments as d (
             commit, dirty, source_hash, runtime_version, hash_seed, functions
@@ -32,4 +33,4 @@ end
 $$;
 
 comment on function flux.register_deployment is
-    'Number of the deployment with this source and commit; makes it when it is new.';
+    'Number of the deployment with this source, commit and hash seed; makes it when it is new.';

@@ -33,6 +33,8 @@ from flux_pg.runtime.statements import StatementRefused, inspect_statement
         "listen x",
         "unlisten *",
         "copy users from stdin",
+        "select lastval()",
+        "set local transaction isolation level serializable",
         "/* innocent */ commit",
         "-- innocent\n commit",
         "/* nested /* comment */ */ rollback",
