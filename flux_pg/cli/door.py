@@ -52,11 +52,11 @@ def run(arguments: Sequence[str]) -> int:
         click.echo(error.format_message(), err=True)
         return error.exit_code
     except click.ClickException as error:
-        return _report(_from_click(error), as_json)
+        return show_error(_from_click(error), as_json)
     except BaseExceptionGroup as group:
         return _report_group(group, as_json)
     except Exception as error:
-        return _report(_translated(error), as_json)
+        return show_error(_translated(error), as_json)
 
 
 def _interrupted() -> int:
@@ -111,10 +111,10 @@ def _report_group(group: BaseExceptionGroup[BaseException], as_json: bool) -> in
         _translated(error) if isinstance(error, Exception) else _bug(error) for error in leaves
     ]
     known.sort(key=lambda error: (error.code == "internal", _EXIT_ORDER.index(error.exit_code)))
-    return _report(known[0], as_json)
+    return show_error(known[0], as_json)
 
 
-def _report(error: FluxError, as_json: bool) -> int:
+def show_error(error: FluxError, as_json: bool) -> int:
     """Print one error: JSON on stdout, or a message with its hint on stderr."""
     if as_json:
         document = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}

@@ -9,16 +9,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import click
 import trio
 
+from flux_pg.cli.door import show_error
 from flux_pg.cli.scope import Scope, examples, scoped
 from flux_pg.cli.session import conninfo_of
 from flux_pg.config import Settings
 from flux_pg.errors import FluxError, NotFoundError, UsageError
-from flux_pg.records import FunctionSpec, Invocation, Reply
+from flux_pg.records import FunctionSpec, Invocation, Reply, Runner
+
+_SLOTS = 16  # one request, and what it calls outside its transaction
 
 
 @click.command(
@@ -42,7 +45,11 @@ def invoke(scope: Scope, function: str, data: str | None) -> None:
     value = read_input(data)
     with conninfo_of(settings, prepare=True) as conninfo:
         ready = replace(settings, database_url=conninfo)
-        request_id, reply = trio.run(_invoke, ready, function, value)
+        request_id, reply = trio.run(_invoke, scope, ready, function, value)
+    if reply is None:
+        scope.note(f"cancelled  {scope.notes.dim(str(request_id))}")
+        scope.hint(f"flux why {str(request_id)[-8:]}")
+        raise click.Abort
     _show(scope, function, request_id, reply)
     if reply.outcome != "ok":
         click.get_current_context().exit(1)
@@ -81,15 +88,50 @@ def read_input(data: str | None) -> dict[str, Any]:
     return value
 
 
-async def _invoke(settings: Settings, name: str, value: dict[str, Any]) -> tuple[UUID, Reply]:
+async def _invoke(
+    scope: Scope, settings: Settings, name: str, value: dict[str, Any]
+) -> tuple[UUID, Reply | None]:
+    """Run one request; the reply is None if Ctrl-C cancelled it."""
     from flux_pg.runtime.application import open_application
+    from flux_pg.runtime.journal import SUFFIX, Journal
+    from flux_pg.runtime.recovery import Recovery
 
-    async with open_application(settings, journal=None) as application:
-        specs = {spec.name: spec for spec in application.functions}
-        if name not in specs:
-            raise _no_such_function(name, list(specs), application.load_errors)
-        invocation = make_invocation(specs[name], value)
-        return invocation.request_id, await application.run(invocation)
+    directory = settings.state_dir / "journal"
+    # What an invoke that was killed has left, before this one adds to it.
+    await Recovery(directory, settings.database_url, lambda event: None).recover()
+    journal = Journal.create(directory / f"{uuid4().hex}{SUFFIX}", slots=_SLOTS)
+    try:
+        async with open_application(settings, journal=journal) as application:
+            specs = {spec.name: spec for spec in application.functions}
+            if name not in specs:
+                raise _no_such_function(name, list(specs), application.load_errors)
+            invocation = make_invocation(specs[name], value)
+            reply = await _run_guarded(scope, settings, journal.path, application, invocation)
+            return invocation.request_id, reply
+    finally:
+        journal.close()
+
+
+async def _run_guarded(
+    scope: Scope, settings: Settings, journal: Path, runner: Runner, invocation: Invocation
+) -> Reply | None:
+    from flux_pg.runtime.guard import Guard
+
+    def report(reason: str) -> None:
+        short = str(invocation.request_id)[-8:]
+        show_error(FluxError(reason, f"flux why {short}", code="crashed"), scope.as_json)
+
+    assert settings.database_url is not None
+    limit_s = invocation.function.timeout_s or settings.request_timeout_s
+    running = trio.CancelScope()
+    with (
+        Guard(
+            journal, settings.database_url, settings.project_dir, limit_s, running.cancel, report
+        ),
+        running,
+    ):
+        return await runner.run(invocation)
+    return None
 
 
 def _no_such_function(name: str, known: list[str], errors: tuple[FluxError, ...]) -> FluxError:
