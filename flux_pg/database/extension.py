@@ -25,7 +25,12 @@ import psycopg
 
 from flux_pg.database import sql_files
 from flux_pg.database.binaries import Binaries
-from flux_pg.database.schema import InstallResult, SchemaError, lock_and_read_version
+from flux_pg.database.schema import (
+    InstallResult,
+    SchemaError,
+    grant_backup,
+    lock_and_read_version,
+)
 from flux_pg.database.sql_files import Body, SqlFile
 
 _HEAD = """\
@@ -157,6 +162,7 @@ def install_extension(conn: psycopg.Connection, directory: Path | None = None) -
                 f"the extension cannot be created: {error.diag.message_primary or error}",
                 "It needs a superuser and the extension's files on the server.",
             ) from error
+        grant_backup(conn)
         done = lock_and_read_version(conn)
     assert done is not None
     action = "installed" if present is None else "current" if present == done else "upgraded"

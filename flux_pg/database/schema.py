@@ -129,6 +129,8 @@ def install(
             _run_installer(conn, body, notices)
             done = InstallResult("installed", body.version, "plain", tuple(notices))
         _grant_groups(conn, logins)
+        if done.action != "current":
+            grant_backup(conn)
     return done
 
 
@@ -179,6 +181,30 @@ def _grant_groups(conn: psycopg.Connection, logins: Iterable[str]) -> None:
     assert row is not None
     for login, group in _lacking(conn, {row[0], *logins}):
         conn.execute(sql.SQL("grant {} to {}").format(sql.Identifier(group), sql.Identifier(login)))
+
+
+def grant_backup(conn: psycopg.Connection) -> None:
+    """Let the role that installs and the owner of the database read all of schema flux.
+
+    pg_dump reads every table and sequence, or it fails: also the log's storage, partitions that are
+    made later, and the redaction key. conn is in a transaction, of a role that may become
+    flux_owner.
+    """
+    rows = conn.execute(
+        "select r.rolname from pg_roles as r where not r.rolsuper and (r.rolname = current_user"
+        " or r.oid = (select d.datdba from pg_database as d where d.datname = current_database()))"
+    ).fetchall()
+    with _as_owner(conn):
+        for (name,) in rows:
+            for statement in (
+                "grant select on all tables in schema flux to {}",
+                "grant select on all sequences in schema flux to {}",
+                "alter default privileges for role flux_owner in schema flux"
+                " grant select on tables to {}",
+                "alter default privileges for role flux_owner in schema flux"
+                " grant select on sequences to {}",
+            ):
+                conn.execute(sql.SQL(statement).format(sql.Identifier(name)))
 
 
 def _lacking(conn: psycopg.Connection, logins: Iterable[str]) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from flux_pg.database.binaries import Binaries, find
 from flux_pg.database.schema import SchemaError, install
 from flux_pg.database.sql_files import Body, SqlFile, upgrade_path
 from flux_pg.errors import FluxError
-from tests.conftest import run_server
+from tests.conftest import Database, run_server
 from tests.database.catalog import read_catalog
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +127,46 @@ def installer(empty):
         conn.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
 
 
+def dump_as(database: Database, login: str) -> str:
+    """What pg_dump gives with the rights of a role."""
+    done = subprocess.run(
+        [
+            database.server.binaries.tool("pg_dump"), "--role", login, "-d", database.superuser,
+        ],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def make_work(conn: psycopg.Connection) -> None:
+    conn.execute("create table kept (id int primary key, note text)")
+    conn.execute("select flux.track('kept')")
+    conn.execute("insert into kept values (1, 'a change to keep')")
+
+
+def make_partitions(database: Database) -> None:
+    with connect(database.superuser) as conn:
+        while conn.execute("select flux.ensure_partitions(1)").fetchone() != (0,):
+            pass
+
+
+def test_the_owner_of_the_database_can_dump_the_record(database):
+    with connect(database.admin) as conn:
+        make_work(conn)
+    make_partitions(database)
+    assert dump_as(database, "flux_admin").count("a change to keep") == 2
+
+
+def test_who_installed_without_superuser_can_dump_the_record(empty, installer):
+    with connect(empty.superuser) as conn:
+        conn.execute(sql.SQL("set session authorization {}").format(sql.Identifier(installer)))
+        install(conn)
+        make_work(conn)
+    make_partitions(empty)
+    assert dump_as(empty, installer).count("a change to keep") == 2
+
+
 def test_both_ways_give_the_same_catalog(for_extension, database, extension_files):
     with connect(for_extension.superuser) as conn:
         done = extension.install_extension(conn, extension_files)
@@ -165,6 +205,14 @@ def test_a_role_without_superuser_installs_the_same(empty, installer, database):
     superuser_files = [file for file in sql_files.body().files if file.superuser]
     assert len(done.notices) == len(superuser_files)
     with connect(empty.superuser) as one, connect(database.superuser) as other:
+        # Who may make backups: here the installer, there the owner of the database.
+        for conn, name in ((one, installer), (other, "flux_admin")):
+            conn.execute(
+                sql.SQL(
+                    "revoke select on all tables in schema flux from {0};"
+                    "revoke select on all sequences in schema flux from {0}"
+                ).format(sql.Identifier(name))
+            )
         mine, theirs = read_catalog(one), read_catalog(other)
     for name in theirs:
         if name != "event triggers":

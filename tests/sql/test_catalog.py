@@ -95,12 +95,13 @@ def test_only_what_grants_names_can_be_called(conn):
         assert callable_now == granted(array), group
 
 
-def test_only_the_owner_writes_and_nobody_reads_what_is_hidden(conn):
+def test_only_the_owner_writes_and_only_backups_read_what_is_hidden(conn):
     others = conn.execute("""
         select c.oid::regclass::text, a.privilege_type, a.grantee::regrole::text
         from pg_class as c, aclexplode(c.relacl) as a
         where c.relnamespace = 'flux'::regnamespace and a.grantee <> c.relowner
-            and (a.privilege_type <> 'SELECT' or a.grantee <> 'flux_reader'::regrole)
+            and (a.privilege_type <> 'SELECT'
+                or a.grantee not in ('flux_reader'::regrole, 'flux_admin'::regrole))
     """).fetchall()
     assert others == []
     readable = names(
