@@ -18,8 +18,8 @@ declare
     v_key text;
     v_end record;
     v_written timestamptz;
+    v_is_broken boolean;
 begin
-    perform flux.refuse_stale(v_table);
     select s.* into v_shape from flux.table_shapes as s where s.shape_id = v_table.shape_id;
     v_key := flux.resolve_key(v_shape, p_pk);
     select e.* into v_end from flux.find_end(v_table.table_id, v_key) as e;
@@ -41,6 +41,7 @@ begin
                 using errcode = 'ZF002', hint = 'flux.history() shows what was recorded of it.';
         end if;
     end if;
+    v_is_broken := exists (select from flux.find_breaks(v_table.table_id));
     return query
     with attempts as materialized (
         select a.column_id, a.seq, a.request_id
@@ -52,12 +53,8 @@ begin
             case
                 when v_end.seq is not null
                     then flux.explain_break(v_table.table_id, v_end.at, true)
-                else flux.explain_break(v_table.table_id, o.at,
-                    p_live is not null and o.seq is not null
-                    and c.id <> all (v_shape.redacted_ids) and o.image not like 'redacted:%'
-                    and c.live is distinct from o.image
-                    and (c.kind = k.kind and c.type = k.type or flux.decode_image(c.live, c.kind)
-                        is distinct from flux.decode_image(o.image, k.kind)))
+                when v_is_broken or d.differs
+                    then flux.explain_break(v_table.table_id, o.at, d.differs)
             end as unknown
         from unnest(v_shape.column_ids, v_shape.column_names, v_shape.column_types,
             array(select e.kind from jsonb_array_elements(v_shape.kinds) with ordinality
@@ -69,6 +66,14 @@ begin
             select s.kinds -> (array_position(s.column_ids, c.id) - 1) as kind,
                 s.column_types[array_position(s.column_ids, c.id)] as type
         ) as k on true
+        cross join lateral (
+            select p_live is not null and o.seq is not null
+                and c.id <> all (v_shape.redacted_ids)
+                and o.image is distinct from c.live
+                and coalesce(o.image not like 'redacted:%', true)
+                and (c.kind = k.kind and c.type = k.type or flux.decode_image(c.live, c.kind)
+                    is distinct from flux.decode_image(o.image, k.kind)) as differs
+        ) as d
         where c.id is not null
     )
     select w.position, w.name,

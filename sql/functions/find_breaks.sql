@@ -3,7 +3,7 @@ create function flux.find_breaks(p_table_id integer)
 returns table (begins timestamptz, ends timestamptz)
 language sql stable parallel safe
 set search_path = pg_catalog, pg_temp
-begin atomic
+as $$
     with stops as (
         select g.at, (
             select min(n.at)
@@ -26,6 +26,6 @@ begin atomic
     select null, g.at
     from flux.tracking_gaps as g
     where g.table_id = p_table_id and g.reason = 'recording off';
-end;
+$$;
 comment on function flux.find_breaks(integer) is
     'When a table was not tracked: from, until. A null beginning is not known, a null end is now.';

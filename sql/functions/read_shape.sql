@@ -1,5 +1,4 @@
--- Virtual generated columns are left out: they are not stored, so there is nothing to restore. The
--- key: the primary key, else the smallest unique index over NOT NULL columns that covers every row.
+-- Virtual generated columns are left out: they are not stored, so there is nothing to restore.
 create function flux.read_shape(
     p_relation oid,
     out attribute_numbers smallint[],
@@ -17,21 +16,7 @@ as $$
         coalesce(array_agg(a.attname::text order by a.attnum), '{}'),
         coalesce(array_agg(format_type(a.atttypid, a.atttypmod) order by a.attnum), '{}'),
         coalesce(jsonb_agg(flux.describe_type(a.atttypid) order by a.attnum), '[]'),
-        (
-            select (i.indkey::smallint[])[0:i.indnkeyatts - 1]
-            from pg_index as i
-            where i.indrelid = p_relation and i.indisunique and i.indisvalid
-                and i.indpred is null and i.indexprs is null
-                and (i.indisprimary or i.indimmediate)
-                and not exists (
-                    select
-                    from unnest((i.indkey::smallint[])[0:i.indnkeyatts - 1]) as k (attnum)
-                    join pg_attribute as ka on ka.attrelid = p_relation and ka.attnum = k.attnum
-                    where not ka.attnotnull
-                )
-            order by i.indisprimary desc, i.indnkeyatts, i.indexrelid
-            limit 1
-        ),
+        flux.read_key(p_relation),
         coalesce(
             array_agg(a.attnum order by a.attnum) filter (where flux.is_redacted(a.attname)), '{}'
         )
