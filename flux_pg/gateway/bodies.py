@@ -88,6 +88,7 @@ NO_BODY = Body("none", b"")
 _DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _EXACT_DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=Decimal)
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -184,15 +185,40 @@ def read_json(raw: bytes, limits: Limits) -> Any:
     except msgspec.DecodeError as error:
         if raw.isspace():
             raise _broken("The body is blank, not JSON.", "Send {} or no body.") from None
+        if _has_half_surrogate(raw):
+            raise _broken(
+                "The JSON has half of a surrogate pair (\\ud800 to \\udfff): no character.",
+                "Send both halves, or the character itself.",
+            ) from None
         text = str(error)
         hint = "NaN and Infinity are not JSON." if _names_nan(raw, text) else "Send one JSON value."
         raise _broken(f"{text}.", hint) from None
-    except UnicodeDecodeError as error:
-        raise _broken(f"The JSON is not UTF-8 (byte {error.start}).") from None
+    except UnicodeDecodeError:
+        raise _broken(f"The JSON is not UTF-8 (byte {_first_foreign_byte(raw)}).") from None
     except RecursionError:
         raise _too_deep(limits.max_json_depth) from None
     _check_duplicates(raw, value)
     return value
+
+
+def _has_half_surrogate(raw: bytes) -> bool:
+    """Whether nothing else is wrong: Python's reader takes such halves, the decoder does not."""
+    if _SURROGATE.search(raw) is None:
+        return False
+    try:
+        json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _first_foreign_byte(raw: bytes) -> int:
+    """Where the text stops being UTF-8; the decoder counts within one string."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return 0
 
 
 def _names_nan(raw: bytes, message: str) -> bool:

@@ -66,6 +66,8 @@ def test_valid_json_is_read(raw: bytes, value: Any) -> None:
         (b'"\\udc00"', "surrogate"),
         (b'"\\ud800\\u0041"', "surrogate"),
         (b'"\xff"', "not UTF-8"),
+        (b'{"name":"a\xff"}', "not UTF-8 (byte 10)"),
+        (b'{"name":"\\ud800"}', "half of a surrogate pair"),
         (b'"\xed\xa0\x80"', "not UTF-8"),
         (b'"\xc0\xaf"', "not UTF-8"),
         (b"\xef\xbb\xbf{}", "byte order mark"),
