@@ -182,7 +182,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("redact", "recording.redact", "FLUX_REDACT", _names,
            "further names whose values are redacted"),
     Option("log_format", "log.format", "FLUX_LOG_FORMAT", _choice("text", "json"),
-           "form of the log lines"),
+           "form of the log lines; `flux serve` writes json unless it is set"),
 )  # fmt: skip
 
 # libpq's own variables count only if they say which server or database is meant: PGUSER or

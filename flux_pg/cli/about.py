@@ -73,7 +73,7 @@ def version(scope: Scope) -> None:
         scope.emit_json({"schema": "flux.version/1", **versions})
         return
     scope.emit(f"flux {versions.pop('flux')}")
-    scope.note(", ".join(f"{name} {value}" for name, value in versions.items()))
+    scope.emit(", ".join(f"{name} {value}" for name, value in versions.items()))
 
 
 @click.command(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flux_pg.analysis.text import clean, duration
+from flux_pg.analysis.text import clean, duration, plural
 from flux_pg.cli.git import run_git
 from flux_pg.cli.session import Database
 from flux_pg.config import Settings
@@ -128,7 +128,8 @@ def check_tracking(patient: Patient) -> Iterator[Finding]:
         elif row["finding"] in _TABLE_FINDINGS:
             yield Finding(
                 "tracking", "failure", f"{table}: {row['finding']}; changes may go unrecorded",
-                f"Run `flux db track {table}`, or `flux db migrate` if it is gone.",
+                "Run `flux db migrate`." if row["finding"] == "table is gone"
+                else f"Run `flux db track {table}`.",
             )  # fmt: skip
         else:
             where = f" of {table}" if table else ""
@@ -140,7 +141,8 @@ def check_tracking(patient: Patient) -> Iterator[Finding]:
         row = patient.one(
             "select count(*) as tables from flux.tracked_tables as t where t.untracked_at is null"
         )
-        text = f"{row['tables']} tables are tracked, and the record of the last day fits together"
+        tables = plural(row["tables"], "table")
+        text = f"{tables} tracked, and the record of the last day fits together"
         yield Finding("tracking", "ok", text)
 
 

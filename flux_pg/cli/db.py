@@ -184,6 +184,8 @@ def status(scope: Scope) -> None:
     if found["pending"] or found["changed"]:
         scope.hint("flux db migrate" if found["pending"] else "put the changed file back")
         click.get_current_context().exit(1)
+    if found["missing"]:
+        scope.hint("the missing files were applied; an older checkout has no such files")
 
 
 def _migration_state(database: Database, directory: Path) -> dict[str, list[str]]:
@@ -213,6 +215,7 @@ def _show_status(
         [clean(name), paints.get(state, style.dim)(state)]
         for state in ("applied", "changed", "missing", "pending")
         for name in found[state]
+        if state != "applied" or name not in found["changed"]
     ]
     if rows:
         scope.emit("")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 import psycopg
 
+from flux_pg.analysis.text import plural
 from flux_pg.cli.checks import CHECKS, Check, Finding, Patient
 from flux_pg.cli.scope import Scope, examples, scoped
 from flux_pg.cli.session import open_database, translate
@@ -65,5 +66,9 @@ def _show(scope: Scope, findings: list[Finding]) -> None:
         if finding.fix:
             scope.emit(f"  {'':<{width}}  {style.dim('fix: ' + finding.fix)}")
     counts = {status: sum(f.status == status for f in findings) for status in _MARKS}
-    parts = [f"{count} {status}" for status, count in counts.items() if count]
+    parts = [
+        plural(count, status) if status in ("warning", "failure") else f"{count} {status}"
+        for status, count in counts.items()
+        if count
+    ]
     scope.note("\n" + ", ".join(parts))

@@ -8,6 +8,7 @@ the first of 4, 3, 2, 5, 1 wins.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -46,6 +47,10 @@ def run(arguments: Sequence[str]) -> int:
         # `flux tail | head`: the reader has enough. Python would complain again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except SystemExit as stop:
+        # What click makes of a reader that has enough, in the middle of the output.
+        has_enough = type(sys.stdout).__name__.endswith("PacifyFlushWrapper")
+        return 0 if has_enough else stop.code if isinstance(stop.code, int) else 1
     except (KeyboardInterrupt, click.Abort):
         return _interrupted()
     except click.exceptions.NoArgsIsHelpError as error:
@@ -55,8 +60,20 @@ def run(arguments: Sequence[str]) -> int:
         return show_error(_from_click(error), as_json)
     except BaseExceptionGroup as group:
         return _report_group(group, as_json)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT):
+            return show_error(_translated(error), as_json)
+        # Python would complain again when it flushes what it could not write.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return show_error(_unwritten(error), as_json=False)
     except Exception as error:
         return show_error(_translated(error), as_json)
+
+
+def _unwritten(error: OSError) -> FluxError:
+    return FluxError(
+        f"the output cannot be written: {error.strerror}", "Free some disk space.", code="output"
+    )
 
 
 def _interrupted() -> int:

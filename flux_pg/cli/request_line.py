@@ -20,7 +20,9 @@ def request_lines(row: dict[str, Any], style: Style, width: int) -> list[str]:
     asked = clean(asked or f"{row['kind']} {row['function'] or ''}".strip())
     status = str(row["status_code"] or "-") if row["outcome"] != "crashed" else "-"
     short = short_id(row["request_id"])
-    failed = row["outcome"] != "ok"
+    # The gateway's own answer to OPTIONS is a refusal that is no failure.
+    answered = row["refused_by"] is not None and (row["status_code"] or 500) < 400
+    failed = row["outcome"] != "ok" and not answered
     room = max(min(width - _FIXED, 48), 16)
     line = "  ".join(
         (
@@ -39,7 +41,7 @@ def request_lines(row: dict[str, Any], style: Style, width: int) -> list[str]:
 
 
 def _paint_status(row: dict[str, Any], style: Style, text: str) -> str:
-    if row["outcome"] == "ok":
+    if row["outcome"] == "ok" or (row["refused_by"] and (row["status_code"] or 500) < 400):
         return style.good(text)
     at_client = row["status_code"] is not None and 400 <= row["status_code"] < 500
     return style.warn(text) if at_client else style.bad(text)

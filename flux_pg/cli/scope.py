@@ -151,6 +151,13 @@ def scoped(
     return decorate
 
 
+def whole(least: int, most: int | None = None) -> click.IntRange:
+    """Return the type of an option that takes a whole number in a range."""
+    kind = click.IntRange(least, most)
+    kind.name = "whole number"  # click would call it "integer range" in its message
+    return kind
+
+
 def examples(*lines: str) -> str:
     """Return the examples that end a command's help page, kept line by line."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

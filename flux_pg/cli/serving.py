@@ -12,7 +12,7 @@ import click
 import trio
 
 from flux_pg.cli import announce
-from flux_pg.cli.scope import Scope, examples, scoped
+from flux_pg.cli.scope import Scope, examples, scoped, whole
 from flux_pg.cli.session import bring_up_to_date, translate_errors
 from flux_pg.config import Settings, load_settings
 
@@ -20,13 +20,9 @@ from flux_pg.config import Settings, load_settings
 def _options(function: Any) -> Any:
     """Add the options that dev and serve share."""
     for option in (
-        click.option(
-            "--port", type=click.IntRange(0, 65535), metavar="N", help="Port to listen on."
-        ),
+        click.option("--port", type=whole(0, 65535), metavar="N", help="Port to listen on."),
         click.option("--host", metavar="ADDRESS", help="Address to listen on."),
-        click.option(
-            "--workers", type=click.IntRange(1, 256), metavar="N", help="Worker processes."
-        ),
+        click.option("--workers", type=whole(1, 256), metavar="N", help="Worker processes."),
     ):
         function = option(function)
     return function

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 Database = psycopg.Connection[DictRow]
 
 _NOT_INSTALLED = ("3F000", "42883", "42P01")
+_COMMANDS = {
+    "flux.tracked_tables": "flux db status",
+    "flux.track_missing()": "flux db migrate",
+    "flux.track()": "flux db track",
+    "flux.history()": "flux state history",
+}
 _BY_SQLSTATE: dict[str, tuple[type[FluxError], str]] = {
     "ZF001": (UsageError, "invalid-argument"),
     "ZF002": (NotFoundError, "not-found"),
@@ -34,7 +40,7 @@ def translate(error: psycopg.Error) -> FluxError:
     """Return the error that a person sees for one of Postgres's."""
     state = error.sqlstate or ""
     message = error.diag.message_primary or str(error).strip() or type(error).__name__
-    hint = error.diag.message_hint or ""
+    hint = _as_commands(error.diag.message_hint or "")
     if state in _BY_SQLSTATE:
         kind, code = _BY_SQLSTATE[state]
         detail = f"\n{error.diag.message_detail}" if error.diag.message_detail else ""
@@ -53,6 +59,13 @@ def translate(error: psycopg.Error) -> FluxError:
         )
     label = f" (SQLSTATE {state})" if state else ""
     return FluxError(f"{message}{label}", hint or "See `flux doctor`.", code="database-error")
+
+
+def _as_commands(hint: str) -> str:
+    """A hint of schema flux, which names SQL functions, for a person at the command line."""
+    for function, command in _COMMANDS.items():
+        hint = hint.replace(function, f"`{command}`")
+    return hint
 
 
 def _one_line(error: psycopg.Error) -> str:
@@ -167,12 +180,10 @@ def bring_up_to_date(
     with translate_errors(admin_url):
         with connect(admin_url) as database:
             # Before the migrations, so that the tables they make are treated right at once.
-            row = database.execute(
-                "select flux.apply_settings(%s, %s) as changed", (schemas, list(settings.redact))
-            ).fetchone()
+            database.execute("select flux.apply_settings(%s, %s)", (schemas, list(settings.redact)))
         directory = settings.project_dir / "migrations"
         applied = migrations.migrate_at(admin_url, directory, on_waiting)
-        if row is not None and row["changed"]:
-            with connect(admin_url) as database:
-                database.execute("select * from flux.track_missing()")
+        # Also without new settings: a table made where no event trigger could be installed.
+        with connect(admin_url) as database:
+            database.execute("select * from flux.track_missing()")
     return applied

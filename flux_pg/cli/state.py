@@ -332,12 +332,12 @@ def _line_commit(row: dict[str, Any]) -> str:
     if not commit:
         return ""
     author = clean(row["author"].split(" <")[0]) if row["author"] else ""
-    return f"{commit[:8]} {fit(author, 16)}".rstrip()
+    return f"{commit[:10]} {fit(author, 16)}".rstrip()
 
 
 def _shrink(lines: list[list[str]], headers: list[str], width: int) -> None:
     """Cut the longest of the value, where and commit columns until the table fits."""
-    for name, least in (("value", 16), ("commit", 8), ("where", 20), ("value", 8), ("by", 16)):
+    for name, least in (("value", 16), ("commit", 10), ("where", 20), ("value", 8), ("by", 16)):
         widths = [
             max([cells(headers[i]) + MIN_PADDING, *(cells(line[i]) for line in lines)])
             for i in range(len(headers))
@@ -357,7 +357,7 @@ def _cut(name: str, text: str, limit: int) -> str:
         return text
     if name == "where":
         return "…" + text[1 - limit :]
-    return text[:8] if name == "commit" else fit(text, limit)
+    return text[:10] if name == "commit" else fit(text, limit)
 
 
 def _footnotes(scope: Scope, rows: list[dict[str, Any]]) -> None:

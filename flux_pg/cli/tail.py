@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
+from flux_pg.analysis.text import clean
 from flux_pg.cli.feed import Feed, Filter
 from flux_pg.cli.request_line import request_lines
-from flux_pg.cli.scope import Scope, examples, scoped
+from flux_pg.cli.scope import Scope, examples, scoped, whole
 from flux_pg.cli.selectors import read_window, utc_now
-from flux_pg.cli.session import open_database
+from flux_pg.cli.session import Database, open_database
 from flux_pg.cli.style import terminal_width
-from flux_pg.errors import UsageError
+from flux_pg.errors import NotFoundError, UsageError
 
 _POLL_S = 0.25
 _SHOWN_FIRST = 10
@@ -34,9 +35,7 @@ _SHOWN_FIRST = 10
 @click.option("--status", metavar="STATUS", help="Only these: 404, 5xx or 400-499.")
 @click.option("--since", metavar="TIME", help="Begin with requests since then; A..B is a window.")
 @click.option("--until", metavar="TIME", help="Requests until then; does not go on.")
-@click.option(
-    "-n", "--lines", type=click.IntRange(0), metavar="N", help="Begin with the last N requests."
-)
+@click.option("-n", "--lines", type=whole(0), metavar="N", help="Begin with the last N requests.")
 @click.option("--no-follow", is_flag=True, help="Print what there is and end.")
 @scoped()
 def tail(
@@ -56,6 +55,8 @@ def tail(
     begin, end = read_window(since, until, utc_now())
     wanted = Filter(function, errors_only, read_status(status))
     with open_database(scope.settings) as database:
+        if function is not None:
+            _require_function(database, function)
         feed = Feed(database, wanted)
         count = lines if lines is not None else None if begin or end else _SHOWN_FIRST
         shown = 0
@@ -72,6 +73,31 @@ def tail(
             for row in feed.poll():
                 _print(scope, row)
             time.sleep(_POLL_S)
+
+
+_KNOWN = """
+select distinct f.value ->> 'name' as name
+from flux.deployments as d
+cross join lateral jsonb_array_elements(d.functions) as f (value)
+order by 1
+"""
+
+
+def _require_function(database: Database, function: str) -> None:
+    """Waiting for a name that is misspelt would be waiting for ever.
+
+    Raises:
+        NotFoundError: no deployment has such a function, and none of the name ever ran.
+    """
+    known = [row["name"] for row in database.execute(_KNOWN)]
+    ran = "select from flux.executions as e where e.function = %s limit 1"
+    if function in known or database.execute(ran, (function,)).fetchone() is not None:
+        return
+    raise NotFoundError(
+        f"there is no function {clean(function)}",
+        f"There are: {', '.join(map(clean, known)) or 'none yet'}.",
+        code="no-function",
+    )
 
 
 def read_status(text: str | None) -> tuple[int, int] | None:

@@ -19,6 +19,7 @@ from flux_pg.cli.root import _SUMMARIES, SECTIONS, cli
 from flux_pg.errors import DatabaseUnreachable, DivergenceError, FluxError, NotFoundError
 from tests.cli.conftest import Flux, spawn
 from tests.cli.records import record
+from tests.conftest import Database
 
 NOWHERE = "postgresql://me:hunter2@127.0.0.1:1/none"
 
@@ -232,3 +233,30 @@ def test_a_terminal_gets_colour_unless_no_color(tmp_path: Path, conn: Any, datab
 def test_every_exit_code_has_a_place_in_the_order() -> None:
     kinds = [FluxError, *FluxError.__subclasses__()]
     assert {kind.exit_code for kind in kinds} <= set(door._EXIT_ORDER)
+
+
+def test_a_reader_that_has_enough_is_no_failure(
+    tmp_path: Path, database18: Database, conn: Any
+) -> None:
+    for _ in range(3):
+        record(conn)
+    process = spawn("tail", "--json", "-n", "3", cwd=tmp_path, DATABASE_URL=database18.app)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    record(conn)
+    told = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(timeout=30), told) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is full")
+def test_a_full_disk_is_told_plainly(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "flux_pg", "version"], cwd=tmp_path, stdout=full,
+            stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "the output cannot be written: No space left on device" in done.stderr
+    assert "bug" not in done.stderr and "Exception" not in done.stderr

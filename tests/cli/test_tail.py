@@ -148,3 +148,17 @@ def test_lines_fit_the_terminal(
     shown = flux("tail", "--no-follow").out
     limit = max(width, 60)
     assert max(map(len, shown.splitlines())) <= limit
+
+
+def test_a_function_that_nobody_knows_is_not_waited_for(flux: Flux, conn: Any) -> None:
+    record(conn, function="order")
+    refused = flux("tail", "ordr")
+    assert refused.code == 3 and "there is no function ordr" in refused.err
+    assert flux("tail", "order", "--no-follow").code == 0
+
+
+def test_an_answer_to_options_is_no_failure(flux: Flux, conn: Any) -> None:
+    record(conn, outcome="error", status=204, error={"type": "Refused", "message": "GET, POST"})
+    conn.execute("update flux.execution_log set refused_by = 'route.options'")
+    shown = flux("tail", "--no-follow").out
+    assert "204" in shown and "flux why" not in shown
