@@ -195,7 +195,7 @@ async def test_configure_that_fails_in_sql_is_the_cause_of_the_timeout(bare: Dat
 
     async with Pool(bare.superuser, max_size=1, configure=broken) as pool:
         with pytest.raises(PoolTimeout, match="no_such_function") as caught:
-            await pool.acquire(0.3)
+            await pool.acquire(3.0)
         assert isinstance(caught.value.__cause__, psycopg.errors.UndefinedFunction)
 
 
