@@ -10,7 +10,7 @@ import msgspec
 
 from ..database.pipeline import Statement
 from ..records import ErrorRecord, ExecutionOutcome
-from .run import Run
+from .run import Run, signed
 from .transaction import Attempted
 from .values import to_json
 
@@ -127,9 +127,3 @@ class Recorder:
             to_json(run.spans),
             "; ".join(run.incomplete) or None,
         )
-
-
-def signed(span_id: str) -> str:
-    """A span id as the signed bigint, in decimal text, that Postgres stores."""
-    number = int(span_id, 16)
-    return str(number - (1 << 64) if number >= 1 << 63 else number)

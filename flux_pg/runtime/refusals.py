@@ -13,8 +13,8 @@ from ..database.pipeline import Statement, run_batch
 from ..database.pool import Pool
 from ..gateway.refusals import refusal_reply
 from ..records import ErrorRecord, Refusal, Reply
-from .recording import signed
 from .redaction import Redactor
+from .run import signed
 from .values import plain, to_json
 
 MAX_PER_SECOND = 200

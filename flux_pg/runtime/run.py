@@ -45,6 +45,12 @@ def make_span_id() -> str:
     return f"{_random_bits(64) or 1:016x}"
 
 
+def signed(span_id: str) -> str:
+    """A span id as the signed bigint, in decimal text, that Postgres stores."""
+    number = int(span_id, 16)
+    return str(number - (1 << 64) if number >= 1 << 63 else number)
+
+
 class Run:
     """Everything recorded about one execution while it runs.
 

@@ -28,6 +28,7 @@ from psycopg import pq
 from ..database.connection import Connection
 from ..database.pipeline import Batch, Result, Statement, run_batch
 from ..database.pool import Pool
+from .run import signed
 from .statements import Statement as StatementText
 
 MAX_SAVEPOINTS = 60
@@ -255,7 +256,7 @@ class Transaction:
         It cannot fail on a transaction that has not; if the sending itself fails, the caller
         restores the state.
         """
-        number = _span_number(span_id)
+        number = signed(span_id)
         if not self._begun:
             self._begun = True
             self._context = (request_id, span_id)
@@ -573,12 +574,6 @@ def _cut_off() -> psycopg.Error:
 def _joined(arrays: Sequence[str]) -> str:
     """Several JSON arrays, none of them empty, as one."""
     return "[" + ",".join(array.strip()[1:-1] for array in arrays) + "]"
-
-
-def _span_number(span_id: str) -> str:
-    """A span id as the signed bigint, in decimal text, that the log stores."""
-    number = int(span_id, 16)
-    return str(number - (1 << 64) if number >= 1 << 63 else number)
 
 
 def _difference(before: str | None, after: str | None) -> str | None:
