@@ -18,6 +18,7 @@ declare
     v_changed smallint[];
     v_mask bigint;
     v_seq bigint;
+    v_next tid := p_next;
     v_request uuid := nullif(current_setting('flux.request_id', true), '')::uuid;
 begin
     v_shape := flux.sync_shape(p_table_id, coalesce(pg_partition_root(p_relation), p_relation));
@@ -43,8 +44,14 @@ begin
         from unnest(v_shape.column_ids) with ordinality as c (id, n)
         where v_old[c.n] is distinct from v_new[c.n];
         if v_changed is null then
+            if v_shape.key_ids is not null and flux.is_own_xid(p_xmin) then
+                perform flux.relink_version(p_table_id, p_relation, v_key.key, p_previous, p_next);
+            end if;
             return;
         end if;
+    end if;
+    if p_next is not null and p_xmax <> '0' then
+        v_next := flux.follow_version(p_relation, p_next);
     end if;
     v_seq := nextval('flux.mutation_seq');
     insert into flux.mutation_log (
@@ -54,7 +61,7 @@ begin
     ) values (
         v_seq, clock_timestamp(), pg_current_xact_id(), v_mask,
         nullif(current_setting('flux.span_id', true), '')::bigint, v_request, p_table_id,
-        v_shape.shape_id, left(p_op, 1)::"char", p_previous, p_next,
+        v_shape.shape_id, left(p_op, 1)::"char", p_previous, v_next,
         coalesce(v_key.key, v_old_key.key),
         case when p_op = 'UPDATE' then nullif(v_old_key.key, v_key.key) end,
         case when v_key.key is null then v_old_key.key_text else v_key.key_text end,
@@ -66,7 +73,7 @@ begin
         v_old, v_new
     );
     if p_next is not null and p_xmax <> '0' then
-        perform flux.reorder_followers(p_table_id, v_seq, v_key.key, p_next);
+        perform flux.reorder_followers(p_table_id, v_seq, v_key.key, v_next);
     end if;
     if v_shape.key_ids is not null and v_old_key.key is not null
         and v_old_key.key is distinct from v_key.key

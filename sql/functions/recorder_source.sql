@@ -70,7 +70,7 @@ begin
     end if;%14$s
     if tg_op = 'UPDATE' then
         v_mask := 0;%4$s
-        if v_mask = 0 then
+        if v_mask = 0 then%15$s
             return null;
         end if;
         v_op := 'U';
@@ -98,6 +98,9 @@ begin
     end if;
     if length(v_old_key) > 200 then
         v_old_key := flux.digest_key(v_old_key);
+    end if;
+    if v_next is not null and new.xmax <> '0' then
+        v_next := flux.follow_version(tg_relid, v_next);
     end if;
     v_seq := nextval('flux.mutation_seq'::regclass);
     insert into flux.mutation_log (
@@ -141,6 +144,9 @@ $f$,
                 v_key_text := v_key;
                 v_key := flux.digest_key(v_key);
             end if;
+            if new.xmax <> '0' then
+                v_next := flux.follow_version(tg_relid, v_next);
+            end if;
             v_seq := flux.merge_move(v_pending, %1$s, v_key, v_key_text, v_new, v_next);
             if v_seq is not null then
                 if new.xmax <> '0' then
@@ -164,7 +170,11 @@ $f$ else '' end,
         return null;
     end if;$f$,
             case when v_partitioned then 'pg_partition_root(tg_relid)' else 'tg_relid' end,
-            flux.shape_signature(p_shape.relation), p_shape.table_id) else '' end
+            flux.shape_signature(p_shape.relation), p_shape.table_id) else '' end,
+        case when p_shape.key_ids is not null then format($f$
+            if flux.is_own_xid(old.xmin) then
+                perform flux.relink_version(%s, tg_relid, %s, old.ctid, new.ctid);
+            end if;$f$, p_shape.table_id, v_new_key) else '' end
     );
 end
 $$;

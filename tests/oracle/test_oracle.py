@@ -68,21 +68,28 @@ def dumped_rows(database: Database, snapshot: str) -> dict[str, Counter[tuple[st
     return found
 
 
-def take_moment(database: Database, workload: Workload, *, dump: bool) -> Moment:
-    """Read everything under one snapshot, while the sessions' transactions stay open."""
+def take_moment(database: Database, workload: Workload, *, dump: bool) -> Moment | None:
+    """Read everything under one snapshot, while the sessions' transactions stay open.
+
+    None while one of them has truncated a table and keeps everybody out.
+    """
     with psycopg.connect(database.superuser, autocommit=True) as conn:
         conn.execute("begin isolation level repeatable read")
         row = conn.execute("select pg_current_snapshot()::text, pg_export_snapshot()").fetchone()
         assert row is not None
-        rows = {table: text_rows(conn, table) for table in TABLES}
+        conn.execute("set local lock_timeout = '100ms'")
+        try:
+            rows = {table: text_rows(conn, table) for table in TABLES}
+        except psycopg.errors.LockNotAvailable:
+            return None
         if dump:
             assert dumped_rows(database, row[1]) == rows
         conn.execute("commit")
     return Moment(row[0], rows, workload.steps)
 
 
-def check_states(conn: psycopg.Connection, moments: list[Moment]) -> None:
-    for moment in moments:
+def check_states(conn: psycopg.Connection, moments: list[Moment | None]) -> None:
+    for moment in filter(None, moments):
         for table in TABLES:
             found = Counter(
                 tuple(images)
@@ -169,17 +176,14 @@ def check_replay(conn: psycopg.Connection, table: str) -> None:
 
 
 def test_the_log_agrees_with_the_model(database: Database) -> None:
-    # The short form plays one known game, the long form a new one each time. Seed 540750 at 900
-    # steps on Postgres 18 disagrees as of step 871; seed 302906 on 15 ran into its time limit.
-    drawn = random.SystemRandom().randrange(10**6) if SCALE > 1 else 571849
-    seed = int(os.environ.get("FLUX_TEST_SEED", drawn))
+    seed = int(os.environ.get("FLUX_TEST_SEED", random.SystemRandom().randrange(10**6)))
     steps = int(600 * SCALE)
     print(f"FLUX_TEST_SEED={seed} steps={steps}")
     with psycopg.connect(database.admin, autocommit=True) as conn:
         conn.execute(SCHEMA)
         workload = Workload(database.admin, seed)
         workload.connect(5)
-        moments: list[Moment] = []
+        moments: list[Moment | None] = []
         shapes = 0
         try:
             for step in range(steps):

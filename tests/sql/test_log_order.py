@@ -58,6 +58,49 @@ def test_a_trigger_that_updates_other_rows_of_the_statement(log: Log, name: str)
 
 
 @pytest.mark.parametrize("name", ["aaa", "zzz"])
+@pytest.mark.parametrize("touches", [1, 3])
+def test_a_trigger_that_first_updates_to_the_same(log: Log, name: str, touches: int) -> None:
+    log.run(
+        "create table t (id int primary key, a int)",
+        f"""create function f() returns trigger language plpgsql as $$
+        begin
+            for i in 1 .. {touches} loop
+                update t set a = a where id = new.id;
+            end loop;
+            update t set a = a + 1 where id = new.id and a < 10;
+            update t set a = a where id = new.id;
+            update t set a = a + 1 where id = new.id and a < 11;
+            return null;
+        end $$""",
+        f"create trigger {name} after insert on t for each row execute function f()",
+        "insert into t values (1, 1), (2, 1)",
+    )
+    assert chain(log, "t", "1") == ["INSERT", "UPDATE", "UPDATE"]
+    assert chain(log, "t", "2") == ["INSERT", "UPDATE", "UPDATE"]
+    with log.conn.transaction():
+        log.run("update t set a = 5", "update t set a = a", "delete from t where id = 1")
+    assert [h["op"] for h in log.history("t", "1")][3:] == ["UPDATE", "DELETE"]
+
+
+def test_an_update_to_the_same_between_changes_of_one_transaction(log: Log) -> None:
+    log.run("create table t (id int primary key, a int)", "insert into t values (1, 1), (2, 2)")
+    before = log.value("select pg_current_snapshot()::text")
+    with log.conn.transaction():
+        log.run(
+            "update t set a = 5",
+            "update t set a = a",
+            "savepoint s",
+            "update t set a = a",
+            "rollback to s",
+            "update t set id = 3 where id = 1",
+            "update t set id = id",
+            "delete from t",
+        )
+    rows = log.rows("select images from flux.state_before('t', %s) order by 1", [before])
+    assert [row["images"] for row in rows] == [["1", "1"], ["2", "2"]]
+
+
+@pytest.mark.parametrize("name", ["aaa", "zzz"])
 def test_a_trigger_that_deletes_and_inserts_again(log: Log, name: str) -> None:
     log.run(
         "create table t (id int primary key, a int)",
