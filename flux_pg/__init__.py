@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .gateway.bodies import UploadedFile as UploadedFile
+    from .records import Backoff as Backoff
     from .runtime.context import Context as Context
     from .runtime.context import HttpError as HttpError
     from .runtime.context import Response as Response
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # Loaded when they are first asked for: a function file needs all of them, but `flux trace` none,
 # and they would double the time it takes to start.
 _HOMES = {
+    "Backoff": "records",
     "Context": "runtime.context",
     "HttpError": "runtime.context",
     "Response": "runtime.context",
@@ -24,7 +26,7 @@ _HOMES = {
     "define_function": "runtime.registry",
 }
 
-__all__ = ["Context", "HttpError", "Response", "UploadedFile", "define_function"]
+__all__ = ["Backoff", "Context", "HttpError", "Response", "UploadedFile", "define_function"]
 
 
 def __getattr__(name: str) -> Any:

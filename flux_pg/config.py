@@ -62,6 +62,10 @@ class Settings:
     max_header_bytes: int = 64 << 10
     request_timeout_s: float = 30.0
     drain_timeout_s: float = 30.0
+    jobs: str = "on"
+    job_concurrency: int = 16
+    queue_poll_s: float = 5.0
+    lease_s: float = 30.0
     recording: str = "on"
     durability: str = "normal"
     record_value_limit_bytes: int = 1 << 20
@@ -173,6 +177,14 @@ OPTIONS: tuple[Option, ...] = (
            "time limit of a request whose function sets none"),
     Option("drain_timeout_s", "server.drain_timeout", "FLUX_DRAIN_TIMEOUT", _seconds,
            "time that running requests get when a worker ends"),
+    Option("jobs", "queue.jobs", "FLUX_JOBS", _choice("on", "off"),
+           "whether workers run jobs and schedules"),
+    Option("job_concurrency", "queue.concurrency", "FLUX_JOB_CONCURRENCY", _between(1, 1000),
+           "jobs that run at once in one worker"),
+    Option("queue_poll_s", "queue.poll", "FLUX_QUEUE_POLL", _seconds,
+           "how often an idle node looks for jobs that nothing told it of"),
+    Option("lease_s", "queue.lease", "FLUX_LEASE", _seconds,
+           "how long a job is left to a worker that gives no sign of life"),
     Option("recording", "recording.mode", "FLUX_RECORDING", _choice("on", "off"),
            "off only to measure what recording costs: nothing is recorded then"),
     Option("durability", "recording.durability", "FLUX_DURABILITY", _choice("normal", "strict"),

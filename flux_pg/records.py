@@ -72,11 +72,39 @@ class Parameter(msgspec.Struct, frozen=True):
     default: Any = None
 
 
+class Backoff(msgspec.Struct, frozen=True):
+    """How long a failed job waits: `base_s` after its first attempt, `factor` times as long after
+    each further one, at most `limit_s`; a random part of up to one half is taken off."""
+
+    base_s: float = 2.0
+    factor: float = 4.0
+    limit_s: float = 3600.0
+
+
+class JobAttempt(msgspec.Struct, kw_only=True):
+    """One try at a job, as its request knows it.
+
+    `lease_token` is the attempt's fence, and its request id. `withdrawn` says why the attempt was
+    stopped from outside: `cancel` (somebody cancelled the job), `drain` (its worker ends) or
+    `lost` (the lease is another worker's); empty if it was not.
+    """
+
+    job_id: UUID
+    attempt: int
+    max_attempts: int
+    lease_token: UUID
+    backoff: Backoff = Backoff()
+    withdrawn: Literal["", "cancel", "drain", "lost"] = ""
+    retry_in_s: float | None = None
+    """Set when it has failed: after how many seconds it is tried again, None if it is not."""
+
+
 class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What `define_function` declares, and where.
 
     `transaction` False means that the function opens its own with `ctx.db.transaction()`.
     `path` may hold parameters as `{name}`; `file` is relative to the project directory.
+    `max_attempts`, `concurrency` (over all nodes; None: no limit) and `backoff` are for its jobs.
     """
 
     name: str
@@ -89,6 +117,9 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     isolation: Isolation = "read committed"
     durability: Literal["normal", "strict"] = "normal"
     retries: int = 0
+    max_attempts: int = 5
+    concurrency: int | None = None
+    backoff: Backoff = Backoff()
     schedule: str | None = None
     cancel_on_disconnect: bool = False
     takes_context: bool = True
@@ -143,6 +174,7 @@ class Invocation(msgspec.Struct, kw_only=True):
     gateway_spans: list[SpanRecord] = []
     attempt: int = 1
     job_id: UUID | None = None
+    job: JobAttempt | None = None
     trace_flags: int = 1
 
 

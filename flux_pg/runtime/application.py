@@ -31,6 +31,7 @@ from .refusals import RefusalRecorder
 from .registry import Registry, load_functions
 from .request_log import RequestLog
 from .values import to_json
+from .work import Work
 
 TICK_S = 1.0
 """How often a snapshot is stored while requests come in (state_at looks for the newest)."""
@@ -68,6 +69,7 @@ class Application:
         self._ran_since_tick = False
         self._ready = True
         self.deployment = deployment
+        self.work: tuple[Work, ...] = ()
 
     @property
     def functions(self) -> tuple[FunctionSpec, ...]:

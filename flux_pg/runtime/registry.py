@@ -17,8 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
-from ..errors import LoadError
-from ..records import ISOLATIONS, FunctionSpec, Isolation, Parameter
+from ..errors import LoadError, UsageError
+from ..queue.durations import read_duration
+from ..records import ISOLATIONS, Backoff, FunctionSpec, Isolation, Parameter
 from .context import Context
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,6 +56,10 @@ def define_function(
     isolation: Isolation = "read committed",
     durability: Literal["normal", "strict"] = "normal",
     retries: int = 3,
+    max_attempts: int = 5,
+    concurrency: int | None = None,
+    backoff: Backoff | float | str | None = None,
+    schedule: str | None = None,
     cancel_on_disconnect: bool = False,
 ) -> Callable[[F], F]: ...
 
@@ -72,6 +77,10 @@ def define_function(
     isolation: Isolation = "read committed",
     durability: Literal["normal", "strict"] = "normal",
     retries: int = 3,
+    max_attempts: int = 5,
+    concurrency: int | None = None,
+    backoff: Backoff | float | str | None = None,
+    schedule: str | None = None,
     cancel_on_disconnect: bool = False,
 ) -> Any:
     """Make a Python function one that Flux serves and records.
@@ -90,6 +99,11 @@ def define_function(
         durability: `strict` also waits for the disk when the request had no effects.
         retries: How often it is run again after a serialization failure or deadlock (40001,
             40P01), if nothing outside the database was called.
+        max_attempts: How often a job of it is tried in all, unless the job says otherwise.
+        concurrency: How many jobs of it may run at once, over all nodes.
+        backoff: How long a failed job waits before it is tried again: a `Backoff`, or the first
+            pause (seconds, or a text such as `"30s"`), which then grows as usual.
+        schedule: A cron rule by which jobs of it are enqueued.
         cancel_on_disconnect: Whether a client that goes away cancels it.
 
     Returns:
@@ -102,6 +116,7 @@ def define_function(
     def declare(function: F) -> F:
         declared_name = name or function.__name__
         _check(declared_name, method, path, auth, isolation, timeout, retries, function)
+        _check_job(declared_name, max_attempts, concurrency, function)
         spec = FunctionSpec(
             name=declared_name,
             handler=function,
@@ -113,6 +128,10 @@ def define_function(
             isolation=isolation,
             durability=durability,
             retries=retries,
+            max_attempts=max_attempts,
+            concurrency=concurrency,
+            backoff=_backoff(declared_name, backoff, function),
+            schedule=schedule,
             cancel_on_disconnect=cancel_on_disconnect,
             takes_context=_context_parameter(function) is not None,
             is_async=inspect.iscoroutinefunction(function),
@@ -175,6 +194,37 @@ def _check(
             "Write 0 for none.",
             **where,  # type: ignore[arg-type]
         )
+
+
+def _check_job(
+    name: str, max_attempts: int, concurrency: int | None, function: Callable[..., Any]
+) -> None:
+    code = function.__code__
+    for what, number in (("max_attempts", max_attempts), ("concurrency", concurrency)):
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise LoadError(
+                f"function {name}: {what} must be a whole number above 0, not {number!r}",
+                "Leave it out for the default.",
+                path=code.co_filename,
+                line=code.co_firstlineno,
+            )
+
+
+def _backoff(
+    name: str, backoff: Backoff | float | str | None, function: Callable[..., Any]
+) -> Backoff:
+    if backoff is None or isinstance(backoff, Backoff):
+        return backoff or Backoff()
+    try:
+        return Backoff(base_s=read_duration(backoff, "backoff"))
+    except UsageError as error:
+        code = function.__code__
+        raise LoadError(
+            f"function {name}: {error.message}",
+            error.hint,
+            path=code.co_filename,
+            line=code.co_firstlineno,
+        ) from error
 
 
 def _context_parameter(function: Callable[..., Any]) -> str | None:

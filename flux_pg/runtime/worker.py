@@ -47,6 +47,7 @@ from flux_pg.runtime.control import (
 )
 from flux_pg.runtime.heartbeat import Heartbeat
 from flux_pg.runtime.journal import Journal
+from flux_pg.runtime.work import Work, drain_all
 
 STACK_SIGNAL = signal.SIGUSR1
 """Makes a worker write the stacks of its threads, even while its loop is blocked."""
@@ -71,6 +72,11 @@ class Application(Runner, Protocol):
     @property
     def load_errors(self) -> tuple[BaseException, ...]:
         """What did not load."""
+        ...
+
+    @property
+    def work(self) -> tuple[Work, ...]:
+        """What it does while it serves, beside answering requests."""
         ...
 
 
@@ -169,11 +175,15 @@ class Worker:
         self._serves.set()
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(server.serve, listeners))
+            for work in application.work:
+                nursery.start_soon(work.run)
             await self._tell(Serving())
             await self._drain.wait()
             nursery.start_soon(self._tell_when_closed, listeners)
             with trio.move_on_after(self._drain_timeout_s + DRAIN_GRACE_S):
-                await server.drain(self._drain_timeout_s)
+                async with trio.open_nursery() as draining:
+                    draining.start_soon(server.drain, self._drain_timeout_s)
+                    draining.start_soon(drain_all, application.work, self._drain_timeout_s)
             nursery.cancel_scope.cancel()
 
     async def _tell_when_closed(self, listeners: list[trio.SocketListener]) -> None:

@@ -28,6 +28,7 @@ class StubApplication:
     """What `flux_pg.runtime.application.Application` is to a worker."""
 
     ready = True
+    work = ()
 
     def __init__(self, settings: Settings, journal: Journal) -> None:
         self.settings = settings
