@@ -7,11 +7,13 @@ from typing import Any
 
 from flux_pg.analysis.changes import describe
 from flux_pg.analysis.details import call_status, call_warning, detail_lines, statement_lines
+from flux_pg.analysis.queue import job_lines
 from flux_pg.analysis.text import cells, clean, duration, fit, short_id
 from flux_pg.analysis.tree import Row, Step, Tree, duration_of, end_of, start_of, walk
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _DURATION_WIDTH = 8
+_MANY_JOBS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def lay_out(tree: Tree, width: int, slow_us: int = 0, details: bool = True) -> W
             Line("", describe(row, width - 4), "", "", str(row.get("outcome")), "mutation")
         )
     for row in tree.loose_jobs:
-        lines.append(Line("", fit(job_text(row), width - 4), "", "", "", "job"))
+        lines += _caused(row, "", width - 4)
     return Waterfall(lines, label_width, bar_width)
 
 
@@ -140,9 +142,18 @@ def _lines(step: Step, label_width: int, bar: str, width: int, details: bool) ->
         tail = "" if outcome == "committed" else f"  ({outcome.replace('_', ' ')})"
         text = describe(row, room - len(tail)) + tail
         lines.append(Line(below, text, "", "", outcome, "mutation"))
-    for row in node.jobs:
-        lines.append(Line(below, fit(job_text(row), room), "", "", "", "job"))
+    for row in node.jobs[:_MANY_JOBS]:
+        lines += _caused(row, below, room)
+    if len(node.jobs) > _MANY_JOBS:
+        left_out = len(node.jobs) - _MANY_JOBS
+        lines.append(Line(below, fit(f"… {left_out} more", room), "", "", "", "detail"))
     return lines
+
+
+def _caused(row: Row, tree: str, room: int) -> list[Line]:
+    """Return the lines of a job that was enqueued, or of a request that was made."""
+    texts = job_lines(row) if row.get("state") else [(call_text(row), "")]
+    return [Line(tree, fit(text, room), "", "", status, "job") for text, status in texts]
 
 
 def error_text(error: Any) -> str:
@@ -154,11 +165,10 @@ def error_text(error: Any) -> str:
     return f"{clean(str(error.get('type') or 'Error'))}: {message}{state}".rstrip(": ")
 
 
-def job_text(row: Row) -> str:
-    """Return a request that a span caused (a job, a call), on one line."""
-    name = row.get("function") or row.get("name") or ""
-    identity = str(row.get("request_id") or row.get("job_id") or "")
-    parts = [f"» {row.get('kind') or 'job'}", str(name), short_id(identity)]
+def call_text(row: Row) -> str:
+    """Return a request that a span made (a call of another function), on one line."""
+    name = row.get("function") or ""
+    parts = [f"» {row.get('kind') or 'call'}", str(name), short_id(str(row["request_id"]))]
     parts += [
         str(row.get("outcome") or ""),
         duration(row["duration_us"]) if "duration_us" in row else "",

@@ -106,7 +106,7 @@ def track(scope: Scope, tables: tuple[str, ...]) -> None:
 def untrack(scope: Scope, tables: tuple[str, ...], yes: bool) -> None:
     """Stop recording the row changes of a table; what is recorded stays."""
     if not yes:
-        _ask(scope, f"stop recording {', '.join(tables)}")
+        ask(scope, f"stop recording {', '.join(tables)}")
     _switch(scope, tables, "untrack")
 
 
@@ -124,7 +124,7 @@ def _switch(scope: Scope, tables: tuple[str, ...], verb: str) -> None:
         scope.emit(f"{clean(name)} {done}")
 
 
-def _ask(scope: Scope, deed: str) -> None:
+def ask(scope: Scope, deed: str) -> None:
     """Have a destructive deed confirmed, naming the database.
 
     Raises:
@@ -282,7 +282,7 @@ def prune(scope: Scope, older_than: str, yes: bool) -> None:
             f"--older-than: not an age of a minute or more: {older_than}", "Write it like 30d."
         )
     if not yes:
-        _ask(scope, f"drop every record older than {older_than}")
+        ask(scope, f"drop every record older than {older_than}")
     with open_database(scope.settings, admin=True) as database:
         rows = database.execute("select * from flux.prune(%s::interval)", (age,)).fetchall()
     left = [row for row in rows if row["action"].startswith("left")]

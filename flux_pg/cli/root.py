@@ -20,6 +20,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "why": "flux_pg.cli.why:why",
         "trace": "flux_pg.cli.trace:trace",
         "state": "flux_pg.cli.state:state",
+        "queue": "flux_pg.cli.queue:queue",
     },
     "Keep": {
         "db": "flux_pg.cli.db:db",
@@ -40,6 +41,7 @@ _SUMMARIES = {
     "why": "Say why a request failed, where, and what it changed.",
     "trace": "Show what a request did, step by step.",
     "state": "Show who changed a row, and who owns each column of it.",
+    "queue": "Show jobs, retry dead ones, cancel waiting ones.",
     "db": "Migrate, track, inspect and open the project's database.",
     "prune": "Drop records older than a given age.",
     "doctor": "Check the database and the project, with a fix for each finding.",

@@ -106,11 +106,21 @@ def complete_request(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Complete a request id from the newest requests; silent if the database cannot be asked."""
+    query = (
+        "select right(request_id::text, 8) as id, concat_ws(' ', function, outcome) as what"
+        " from flux.executions order by request_id desc limit 30"
+    )
+    return complete_from(context, incomplete, ("@last", "@last-error"), query)
+
+
+def complete_from(
+    context: click.Context, incomplete: str, fixed: tuple[str, ...], query: str
+) -> list[CompletionItem]:
+    """Complete from fixed names and the rows (id, what) of a query."""
     from flux_pg.cli.session import connect
     from flux_pg.config import find_project, load_settings
 
-    fixed = [name for name in ("@last", "@last-error") if name.startswith(incomplete)]
-    items = [CompletionItem(name) for name in fixed]
+    items = [CompletionItem(name) for name in fixed if name.startswith(incomplete)]
     try:
         from pathlib import Path
 
@@ -121,10 +131,7 @@ def complete_request(
         if settings.database_url is None:
             return items  # a key press must not start a server
         with connect(settings.database_url) as database:
-            rows: list[dict[str, Any]] = database.execute(
-                "select right(request_id::text, 8) as id, concat_ws(' ', function, outcome) as what"
-                " from flux.executions order by request_id desc limit 30"
-            ).fetchall()
+            rows: list[dict[str, Any]] = database.execute(query.encode()).fetchall()
     except Exception:  # completion has nowhere to report to
         return items
     found = [

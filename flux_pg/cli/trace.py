@@ -8,7 +8,8 @@ import click
 
 from flux_pg.analysis import flame as flame_graph
 from flux_pg.analysis import otlp as otlp_export
-from flux_pg.analysis.text import clean, duration, pad, plural
+from flux_pg.analysis.queue import attempt_line
+from flux_pg.analysis.text import clean, duration, fit, pad, plural, short_id
 from flux_pg.analysis.tree import Tree, build, walk
 from flux_pg.analysis.waterfall import Line, Waterfall, lay_out
 from flux_pg.cli.scope import Scope, examples, scoped
@@ -16,6 +17,8 @@ from flux_pg.cli.selectors import read_duration, request_argument, show_time
 from flux_pg.cli.session import Database, open_database
 from flux_pg.cli.style import Style, terminal_width
 from flux_pg.errors import UsageError
+
+_MANY_ATTEMPTS = 6
 
 
 @click.command(
@@ -36,7 +39,8 @@ def trace(scope: Scope, request: str, slow: str | None, flame: bool, otlp: bool)
     """Show what a request did, step by step.
 
     The waterfall has one line per span, with the row changes and jobs that it caused under it. ID
-    is a request id, at least four digits of its beginning or end, a trace id, @last or @last-error.
+    is a request id, at least four digits of its beginning or end, a trace id, a job's id (its last
+    attempt), @last or @last-error.
     """
     if flame + otlp + scope.as_json > 1:
         raise UsageError("--json, --flame and --otlp exclude each other", "Give one of them.")
@@ -69,13 +73,13 @@ def _slow(text: str | None) -> int:
 _CHILDREN = """
 select e.request_id::text, e.parent_span_id as span_id, e.kind, e.function, e.outcome, e.duration_us
 from flux.executions as e
-where e.trace_id = %s::uuid and e.parent_request_id = %s::uuid
+where e.trace_id = %s::uuid and e.parent_request_id = %s::uuid and e.job_id is null
 order by e.request_id
 """
 
 
 def fetch(database: Database, request: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the `flux.trace/1` document of a request, and the requests it caused."""
+    """Return the `flux.trace/1` document of a request, and the functions it called."""
     row = database.execute("select flux.trace(%s::text) as document", (request,)).fetchone()
     assert row is not None
     document: dict[str, Any] = row["document"]
@@ -92,6 +96,8 @@ def headline(document: dict[str, Any], style: Style) -> str:
     """Return the first line about a request: what was asked, and how it ended."""
     asked = " ".join(filter(None, (document["method"], document["path"])))
     asked = asked or f"{document['kind']} {document['function'] or ''}".strip()
+    attempt = own_attempt(document)
+    asked += f" attempt {attempt['attempt']}/{document['job']['max_attempts']}" if attempt else ""
     status = document["status_code"]
     outcome = document["outcome"]
     ended = " ".join(filter(None, (str(status) if status else "", outcome or "running")))
@@ -109,6 +115,47 @@ def subline(document: dict[str, Any], style: Style) -> str:
     return style.dim("  ".join(parts))
 
 
+def own_attempt(document: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what the job of a request says of this attempt; None if the request is no job's."""
+    attempts = (document.get("job") or {}).get("attempts") or []
+    return next((a for a in attempts if a["request_id"] == document["request_id"]), None)
+
+
+def origin_lines(document: dict[str, Any], style: Style, width: int) -> list[str]:
+    """Return where a request came from: its job with the other attempts, and who enqueued it."""
+    job, parent = document.get("job"), document.get("parent")
+    lines = []
+    if job:
+        own = own_attempt(document)
+        told = [f"job {short_id(job['job_id'])}", job_state(job, style)]
+        if own and own["wait_us"] is not None:
+            told.append(f"waited {duration(own['wait_us'])} before it began")
+        lines.append("  ".join(filter(None, told)))
+    if parent:
+        verb = "enqueued by" if job else "called by"
+        lines.append(f"{verb} {_asked(parent)}  {style.dim('→ ' + short_id(parent['request_id']))}")
+    elif job and job.get("schedule"):
+        lines.append(f"enqueued by schedule {clean(job['schedule'])}")
+    others = [a for a in (job or {}).get("attempts") or [] if a is not own_attempt(document)]
+    for other in others[-_MANY_ATTEMPTS:]:
+        lines.append(style.dim(fit(attempt_line(other), width)))
+    return lines
+
+
+def _asked(request: dict[str, Any]) -> str:
+    what = " ".join(filter(None, (request["method"], request["path"])))
+    return clean(what or f"{request['kind'] or 'a request'} {request['function'] or ''}".strip())
+
+
+def job_state(job: dict[str, Any], style: Style) -> str:
+    """Return the state of a job, painted; empty for one that was pruned."""
+    state = job.get("state") or ""
+    return style.outcome(_OUTCOME_OF_STATE.get(state, state), state) if state else ""
+
+
+_OUTCOME_OF_STATE = {"succeeded": "ok", "dead": "error", "running": None}
+
+
 def render(
     document: dict[str, Any],
     children: list[dict[str, Any]],
@@ -119,7 +166,8 @@ def render(
     """Return the whole page for a terminal of `width` columns."""
     tree = tree_of(document, children)
     waterfall = lay_out(tree, width - 2, slow_us)
-    lines = [headline(document, style), subline(document, style), ""]
+    lines = [headline(document, style), subline(document, style)]
+    lines += [*origin_lines(document, style, width), ""]
     lines += paint(waterfall, style)
     if not document["spans"]:
         lines.append(style.dim("  no spans were recorded"))
@@ -145,6 +193,8 @@ def paint(waterfall: Waterfall, style: Style) -> list[str]:
     return [_paint(line, waterfall, style).rstrip() for line in waterfall.lines]
 
 
+_BAD = ("dead", "error", "crashed", "timeout")
+_DOUBTFUL = ("retrying", "cancelled")
 _PAINTS = {"note": Style.bad, "warning": Style.warn, "detail": Style.dim}
 
 
@@ -161,4 +211,6 @@ def _paint(line: Line, waterfall: Waterfall, style: Style) -> str:
         return tree + painted
     if line.role in _PAINTS:
         return tree + _PAINTS[line.role](style, line.text)
-    return tree + style.accent(line.text)
+    if line.status in _BAD:
+        return tree + style.bad(line.text)
+    return tree + (style.warn if line.status in _DOUBTFUL else style.accent)(line.text)

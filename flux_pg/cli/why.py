@@ -16,7 +16,7 @@ from flux_pg.cli.scope import Scope, examples, scoped
 from flux_pg.cli.selectors import request_argument, show_ago, show_time, utc_now
 from flux_pg.cli.session import open_database
 from flux_pg.cli.style import Style, terminal_width
-from flux_pg.cli.trace import headline, paint, subline, tree_of
+from flux_pg.cli.trace import headline, origin_lines, paint, subline, tree_of
 
 _MANY_SPANS = 40
 _MANY_CHANGES = 12
@@ -35,7 +35,8 @@ def why(scope: Scope, request: str) -> None:
     """Say why a request failed, where, and what it changed.
 
     Exits 0 once it has answered, also for a request that failed. ID is a request id, at least four
-    digits of its beginning or end, a trace id, @last or @last-error.
+    digits of its beginning or end, a trace id, a job's id (its last failed attempt), @last or
+    @last-error.
     """
     with open_database(scope.settings) as database:
         row = database.execute(
@@ -92,6 +93,7 @@ class Page:
     def render(self) -> str:
         """Return the whole page."""
         self.lines = [headline(self.document, self.style), subline(self.document, self.style)]
+        self.lines += origin_lines(self.document, self.style, self.width)
         self._section("ROOT CAUSE", self._root_cause())
         self._section("LOCATION", self._location())
         self._section("INPUT", field_lines(self.document["input"], self.width - 4))
@@ -179,7 +181,7 @@ class Page:
     def _graph(self) -> list[str]:
         # Of the calls only those that this request made itself: its spans are the tree.
         called = [row for row in self.document["called"] if self._span(row["span_id"])]
-        bare = {**self.trace, "mutations": [], "jobs": called}
+        bare = {**self.trace, "mutations": [], "jobs": [*called, *self.trace["jobs"]]}
         many = len(self.trace["spans"]) > _MANY_SPANS
         slow_us = (self.document["duration_us"] or 0) // 50 if many else 0
         waterfall = lay_out(tree_of(bare), self.width - 2, slow_us, details=False)
