@@ -36,7 +36,7 @@ _ROWS = """
 select e.request_id::text, replace(e.trace_id::text, '-', '') as trace_id, e.kind, e.function,
     e.method, e.path, e.outcome, e.status_code, flux.iso_time(e.started_at) as started_at,
     e.duration_us, e.error ->> 'type' as error_type, e.error ->> 'message' as error_message,
-    e.refused_by, e.complete
+    e.refused_by, e.complete, e.job_id::text, e.attempt
 from flux.executions as e
 where e.request_id = any (%s)
 order by e.request_id
@@ -47,6 +47,12 @@ select m.request_id::text, m.seq, m.schema, m."table", m.pk, m.op, m.old, m.new,
 from flux.mutations as m
 where m.request_id = any (%s)
 order by m.seq
+"""
+_JOBS = """
+select j.job_id::text, j.max_attempts, j.state, flux.iso_time(j.run_at) as run_at,
+    j.last_request_id::text
+from flux.jobs as j
+where j.job_id = any (%s)
 """
 
 
@@ -136,5 +142,14 @@ class Feed:
             changes: dict[str, list[dict[str, Any]]] = {}
             for change in self._database.execute(_CHANGES, (batch,)):
                 changes.setdefault(change.pop("request_id"), []).append(change)
+            jobs = self._jobs([UUID(row["job_id"]) for row in rows if row["job_id"]])
             for row in rows:
+                job_id, attempt = row.pop("job_id"), row.pop("attempt")
+                if job_id is not None:
+                    row["job"] = {"job_id": job_id, "attempt": attempt, **jobs.get(job_id, {})}
                 yield {**row, "mutations": changes.get(row["request_id"], [])}
+
+    def _jobs(self, ids: Sequence[UUID]) -> dict[str, dict[str, Any]]:
+        """Return how the jobs stand now that the requests are attempts of."""
+        found = self._database.execute(_JOBS, (list(ids),)).fetchall() if ids else []
+        return {row["job_id"]: row for row in found}

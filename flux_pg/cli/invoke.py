@@ -7,6 +7,7 @@ import secrets
 import sys
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,9 +15,10 @@ from uuid import UUID, uuid4
 import click
 import trio
 
+from flux_pg.analysis.text import clean, short_id
 from flux_pg.cli.door import show_error
 from flux_pg.cli.scope import Scope, examples, scoped
-from flux_pg.cli.session import conninfo_of
+from flux_pg.cli.session import conninfo_of, open_database
 from flux_pg.config import Settings
 from flux_pg.errors import FluxError, NotFoundError, UsageError
 from flux_pg.records import FunctionSpec, Invocation, Reply, Runner
@@ -29,20 +31,34 @@ _SLOTS = 16  # one request, and what it calls outside its transaction
         'flux invoke hello --data \'{"name":"world"}\'',
         "flux invoke hello --data @input.json",
         "echo '{}' | flux invoke hello --data - --json",
+        "flux invoke send_welcome --async --delay 5m --data '{\"user_id\":1}'",
     )
 )
 @click.argument("function", metavar="FN")
 @click.option("--data", metavar="JSON|@FILE|-", help="The input: a JSON object.")
+@click.option("--async", "as_job", is_flag=True, help="Enqueue it as a job; a worker runs it.")
+@click.option("--delay", metavar="TIME", help="With --async: not before this long, e.g. 5m.")
+@click.option("--priority", type=int, metavar="N", help="With --async: a higher one goes first.")
+@click.option("--key", metavar="TEXT", help="With --async: the same key again is the same job.")
 @scoped()
-def invoke(scope: Scope, function: str, data: str | None) -> None:
+def invoke(scope: Scope, /, function: str, data: str | None, as_job: bool, **options: Any) -> None:
     """Call one function and print its result.
 
     It runs in this process against the project's database, and its effects are real. The result
     goes to stdout, the request id to stderr. Exits 1 if the function failed.
+
+    With --async it becomes a job, which a worker (flux dev, flux serve) runs; the job's id goes to
+    stdout.
     """
+    given = [name for name, value in options.items() if value is not None]
+    if given and not as_job:
+        raise UsageError(f"--{given[0]} is for jobs", "Give --async too.")
+    value = read_input(data)
+    if as_job:
+        _enqueue(scope, function, value, **options)
+        return
     scope.overrides["dev"] = True
     settings = scope.project_settings
-    value = read_input(data)
     with conninfo_of(settings, prepare=True) as conninfo:
         ready = replace(settings, database_url=conninfo)
         request_id, reply = trio.run(_invoke, scope, ready, function, value)
@@ -53,6 +69,38 @@ def invoke(scope: Scope, function: str, data: str | None) -> None:
     _show(scope, function, request_id, reply)
     if reply.outcome != "ok":
         click.get_current_context().exit(1)
+
+
+_ENQUEUED = """
+select j.job_id::text, j.function, j.state, flux.iso_time(j.run_at) as run_at
+from flux.jobs as j
+where j.job_id = %s
+"""
+
+
+def _enqueue(
+    scope: Scope, function: str, value: dict[str, Any], delay: str | None, priority: int | None,
+    key: str | None,
+) -> None:  # fmt: skip
+    """Enqueue a job and print its id; whether its input fits is seen when it runs."""
+    from flux_pg.queue.durations import read_duration
+
+    delay_s = read_duration(delay, "--delay") if delay is not None else 0.0
+    with open_database(scope.settings) as database, database.transaction():
+        enqueued = database.execute(
+            "select flux.enqueue(%s, %s::jsonb, p_delay => %s, p_priority => %s,"
+            " p_idempotency_key => %s) as job_id",
+            (function, json.dumps(value), timedelta(seconds=delay_s), priority or 0, key),
+        ).fetchone()
+        assert enqueued is not None
+        job = database.execute(_ENQUEUED, (enqueued["job_id"],)).fetchone()
+    assert job is not None
+    if scope.as_json:
+        scope.emit_json({"schema": "flux.invoke/1", **job})
+        return
+    scope.emit(job["job_id"])
+    scope.note(f"{job['state']}  {scope.notes.dim(clean(function))}")
+    scope.hint(f"flux queue show {short_id(job['job_id'])}")
 
 
 def read_input(data: str | None) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import click
+
 from flux_pg.analysis.changes import describe
-from flux_pg.analysis.text import clean, duration, fit, pad, short_id
+from flux_pg.analysis.text import cells, clean, duration, fit, pad, short_id
 from flux_pg.cli.style import Style
 
 _FIXED = 8 + 2 + 2 + 3 + 2 + 8 + 2 + 8
@@ -17,8 +19,9 @@ def request_lines(row: dict[str, Any], style: Style, width: int) -> list[str]:
     """Return a request's line, its error if it failed, and its row changes."""
     at = datetime.fromisoformat(row["started_at"]).astimezone().strftime("%H:%M:%S")
     asked = " ".join(filter(None, (row["method"], row["path"])))
-    asked = clean(asked or f"{row['kind']} {row['function'] or ''}".strip())
-    status = str(row["status_code"] or "-") if row["outcome"] != "crashed" else "-"
+    asked = clean(asked or f"{row['kind']} {row['function'] or ''}".strip()) + _try(row)
+    known = row["status_code"] if row["outcome"] != "crashed" else None
+    status = str(known or ("ok" if row["outcome"] == "ok" else "-"))
     short = short_id(row["request_id"])
     # The gateway's own answer to OPTIONS is a refusal that is no failure.
     answered = row["refused_by"] is not None and (row["status_code"] or 500) < 400
@@ -40,6 +43,26 @@ def request_lines(row: dict[str, Any], style: Style, width: int) -> list[str]:
     return lines
 
 
+def _try(row: dict[str, Any]) -> str:
+    """Return which attempt of its job a request is; not of a job that succeeds at once."""
+    job = row.get("job")
+    if job is None or (job["attempt"] == 1 and row["outcome"] == "ok"):
+        return ""
+    return f" attempt {job['attempt']}/{job.get('max_attempts') or '?'}"
+
+
+def _fate(row: dict[str, Any], style: Style) -> str:
+    """Return what becomes of a job whose attempt failed, if that was its last one so far."""
+    job = row.get("job") or {}
+    if job.get("last_request_id") != row["request_id"]:
+        return ""
+    if job["state"] == "retrying":
+        pause = datetime.fromisoformat(job["run_at"]) - datetime.fromisoformat(row["started_at"])
+        left_s = pause.total_seconds() - row["duration_us"] / 1e6
+        return style.warn(f"again in {duration(max(left_s, 0.0) * 1e6)}  ")
+    return style.bad("dead  ") if job["state"] == "dead" else ""
+
+
 def _paint_status(row: dict[str, Any], style: Style, text: str) -> str:
     if row["outcome"] == "ok" or (row["refused_by"] and (row["status_code"] or 500) < 400):
         return style.good(text)
@@ -49,6 +72,8 @@ def _paint_status(row: dict[str, Any], style: Style, text: str) -> str:
 
 def _failure(row: dict[str, Any], style: Style, room: int, short: str) -> str:
     pointer = f"→ flux why {short}"
+    fate = _fate(row, style)
+    room -= cells(click.unstyle(fate))
     what = row["error_type"] or row["outcome"]
     if row["error_message"]:
         what += f": {row['error_message'].splitlines()[0]}"
@@ -56,7 +81,7 @@ def _failure(row: dict[str, Any], style: Style, room: int, short: str) -> str:
         what = f"{row['outcome']}: {what}" if what != row["outcome"] else what
     text = fit(clean(what), max(room - len(pointer) - 2, 20))
     paint = style.warn if row["refused_by"] else style.bad
-    return f"{paint(text)}  {style.strong(pointer)}"
+    return f"{paint(text)}  {fate}{style.strong(pointer)}"
 
 
 def _changes(changes: list[dict[str, Any]], style: Style, width: int) -> list[str]:
