@@ -7,7 +7,10 @@ declare
         'begin_request', 'ensure_partitions', 'record_request', 'continue_request', 'complete_request',
         'record_refusals', 'count_refusals', 'record_crashed', 'register_deployment',
         'collect_attempted', 'record_attempted', 'recorded_outcome', 'redaction_key', 'record_migration',
-        'tick_snapshot'
+        'tick_snapshot',
+        -- Whoever may enqueue has functions run; who can do that records what they did.
+        'declare_functions', 'enqueue', 'claim_jobs', 'next_job_at', 'complete_job', 'fail_job',
+        'cancel_attempt', 'extend_leases', 'release_jobs'
     ];
     v_reader constant text[] := array[
         'span_hex', 'uuid_floor', 'trace', 'why', 'history', 'blame', 'state_at', 'verify',
@@ -30,7 +33,8 @@ declare
         'forget_dropped_tables', 'prune', 'apply_settings'
     ];
     v_readable constant text[] := array[
-        'executions', 'spans', 'mutations', 'deployments', 'migrations', 'redactions',
+        'executions', 'spans', 'mutations', 'deployments', 'functions', 'jobs', 'migrations',
+        'redactions',
         'refusal_counts', 'schema_version', 'snapshots', 'table_shapes', 'tracked_tables',
         'tracking_gaps'
     ];
