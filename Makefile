@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml requirements.lock | sha256sum | cut -c1-16)
 
-.PHONY: run test test-full lint bench docs clean setup lock
+.PHONY: run test test-full lint bench bench-queue docs clean setup lock
 
 setup: $(STAMP)
 
@@ -40,6 +40,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# The queue beside other queues; ARGS="--jobs 10000" and the like. Installs the contenders first.
+bench-queue: $(STAMP)
+	$(BIN)/python -m benchmarks.queues $(ARGS)
 
 # The pages made from the database's comments and from the settings.
 docs: $(STAMP)

@@ -1,7 +1,8 @@
 """DBOS Transact's queue: one workflow a job, its INSERT in a transaction of a datasource.
 
 The queue polls; its interval is set to 10 ms here (the default, one second, would mean half a
-second until a job is picked up). 16 executor threads are the concurrency; the datasource has a
+second until a job is picked up); the queue's own limits are left out, as a `worker_concurrency` of
+16 would let it take at most 16 jobs with each poll. 16 executor threads are the concurrency; the datasource has a
 pool of 16, DBOS's own database keeps its default pool of 20. READ COMMITTED, which the
 documentation offers, instead of its default SERIALIZABLE.
 """
@@ -22,7 +23,6 @@ from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions, SQLAlchemyDatasou
 QUEUE = "jobs"
 POLL_S = 0.01
 NAME = "bench"
-LIMIT = int(os.environ.get("BENCH_DBOS_LIMIT", "0")) or None
 URL = (
     f"postgresql+psycopg://{os.environ['PGUSER']}@/{os.environ['PGDATABASE']}"
     f"?host={os.environ['PGHOST']}&port={os.environ['PGPORT']}"
@@ -44,7 +44,7 @@ def install() -> None:
     DBOS(config=_config())
     SQLAlchemyDatasource.create(URL)
     DBOS.launch()
-    DBOS.register_queue(QUEUE, polling_interval_sec=POLL_S, worker_concurrency=LIMIT)
+    DBOS.register_queue(QUEUE, polling_interval_sec=POLL_S)
     DBOS.destroy()
     with psycopg.connect() as conn:
         conn.execute(driver.EFFECTS)
