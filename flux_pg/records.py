@@ -93,6 +93,7 @@ class JobAttempt(msgspec.Struct, kw_only=True):
     attempt: int
     max_attempts: int
     lease_token: UUID
+    worker: UUID
     backoff: Backoff = Backoff()
     withdrawn: Literal["", "cancel", "drain", "lost"] = ""
     retry_in_s: float | None = None

@@ -4,9 +4,11 @@ one; `flux invoke` opens one for a single request."""
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID, uuid4
 
 import psycopg
 import trio
@@ -19,6 +21,10 @@ from ..database.pipeline import Statement, run_batch
 from ..database.pool import Pool
 from ..errors import DatabaseUnreachable, FluxError, LoadError, UsageError
 from ..gateway.routing import Router
+from ..queue.control import QueueControl
+from ..queue.polls import NodePolls
+from ..queue.wakeup import Notifier, Wakeup
+from ..queue.workers import JobWorkers
 from ..records import FunctionSpec, Invocation, Refusal, Reply
 from .boundaries.install import install_shims
 from .deployment import Source, identify_source
@@ -47,6 +53,7 @@ join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not
 where c.relkind in ('r', 'p', 'v')
     and c.relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
 """
+_DECLARE = "select flux.declare_functions(%s, %s)"
 _TICK = Statement("select flux.tick_snapshot()")
 _PARTITIONS = Statement("select flux.ensure_partitions()")
 
@@ -70,6 +77,7 @@ class Application:
         self._ready = True
         self.deployment = deployment
         self.work: tuple[Work, ...] = ()
+        """What a worker does beside answering requests."""
 
     @property
     def functions(self) -> tuple[FunctionSpec, ...]:
@@ -148,19 +156,25 @@ async def open_application(
     route_errors = Router(tuple(registry.functions.values())).errors
     registry = registry._replace(errors=(*registry.errors, *route_errors))
     source = await trio.to_thread.run_sync(identify_source, settings.project_dir)
+    wakeup = Wakeup()
     pool = Pool(
         settings.database_url,
         max_size=settings.pool_size,
         configure=_configure,
         client_encoding="utf8",  # results are recorded as the server sends them
     )
+    notifier = Notifier(pool, wakeup, settings.queue_poll_s)
     try:
         redactor, deployment = await _register(pool, settings, registry, source)
         await _works(pool, _PARTITIONS)
         application = _assemble(
-            settings, journal, registry, pool, redactor, deployment, source, environment
+            settings, journal, registry, pool, redactor, deployment, source, environment, notifier
         )
+        if settings.jobs == "on":
+            jobs = _job_workers(settings, journal, registry, application, wakeup, notifier)
+            application.work = (jobs,)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(notifier.run)
             nursery.start_soon(application._refusals.run)
             nursery.start_soon(application.keep_house)
             yield application
@@ -180,6 +194,7 @@ def _assemble(
     deployment: int,
     source: Source,
     environment: Mapping[str, str],
+    notifier: Notifier,
 ) -> Application:
     executor = Executor(
         pool=pool,
@@ -193,9 +208,33 @@ def _assemble(
         deployment=deployment,
         commit=source.commit,
         on_finished=RequestLog(settings.log_format, silent=settings.dev).finished,
+        on_pushed=notifier.pushed,
     )
     refusals = RefusalRecorder(pool, redactor, deployment)
     return Application(registry, executor, refusals, pool, deployment)
+
+
+def _job_workers(
+    settings: Settings,
+    journal: Journal | None,
+    registry: Registry,
+    runner: Application,
+    wakeup: Wakeup,
+    notifier: Notifier,
+) -> JobWorkers:
+    assert settings.database_url is not None
+    # Its journal's name: so the recovery knows whose leases are left.
+    worker = uuid4() if journal is None else UUID(journal.path.stem)
+    return JobWorkers(
+        runner,
+        QueueControl(settings.database_url, worker, registry.functions, settings.lease_s),
+        wakeup,
+        notifier,
+        NodePolls(settings.state_dir, settings.database_url, settings.queue_poll_s, random.random),
+        listen_url=settings.listen_url or settings.database_url,
+        concurrency=settings.job_concurrency,
+        lease_s=settings.lease_s,
+    )
 
 
 class _DictDumper(JsonbDumper):
@@ -231,6 +270,11 @@ async def _register(
             "transaction": spec.transaction,
             "isolation": spec.isolation,
             "timeout_s": spec.timeout_s or settings.request_timeout_s,
+            "timeout_ms": int((spec.timeout_s or settings.request_timeout_s) * 1000),
+            "max_attempts": spec.max_attempts,
+            "concurrency": spec.concurrency,
+            "backoff": spec.backoff,
+            "schedule": spec.schedule,
         }
         for spec in registry.functions.values()
     ]
@@ -253,6 +297,10 @@ async def _register(
     try:
         async with pool.connection() as conn:
             batch = await run_batch(conn, statements)
+            if batch.error is None:
+                number = str(batch[3].rows[0][0])
+                declared = Statement(_DECLARE, (number, to_json(functions)))
+                (await run_batch(conn, [declared])).check()
     except psycopg.OperationalError as error:
         raise DatabaseUnreachable(
             f"Postgres cannot be reached: {error}",

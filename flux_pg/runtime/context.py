@@ -271,6 +271,76 @@ class Http:
         return self.request("DELETE", url, **options)
 
 
+class Queue:
+    """Jobs: functions that run later, in a worker, as requests of their own."""
+
+    __slots__ = ("_blocking", "_handle")
+
+    def __init__(self, handle: Handle, blocking: bool) -> None:
+        self._handle = handle
+        self._blocking = blocking
+
+    def push(
+        self,
+        function: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        delay: float | str | datetime.timedelta | None = None,
+        run_at: datetime.datetime | None = None,
+        priority: int = 0,
+        max_attempts: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        """Enqueue a job in this transaction: it is there if and only if that commits.
+
+        Args:
+            function: Name of the function to run.
+            payload: Its arguments by name.
+            delay: Not before this long from now: seconds, a timedelta, or a text like `"5m"`.
+            run_at: Not before this time (with a time zone).
+            priority: A higher one goes first.
+            max_attempts: How often it is tried in all; default the function's own.
+            idempotency_key: With the same key again, the job that is there already.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            NotFoundError: There is no such function.
+            UsageError: An argument is not what it can be.
+        """
+        arguments = {
+            "function": function,
+            "payload": payload,
+            "delay": delay,
+            "run_at": run_at,
+            "priority": priority,
+            "max_attempts": max_attempts,
+            "idempotency_key": idempotency_key,
+        }
+        return _ask(self._handle, self._blocking, "queue.push", arguments)
+
+
+class Job(msgspec.Struct, frozen=True):
+    """The job that a function runs for.
+
+    Attributes:
+        id: The job's id, the same for every attempt.
+        attempt: Which try this is, counted from 1.
+        max_attempts: How often it is tried in all.
+    """
+
+    id: str
+    attempt: int
+    max_attempts: int
+
+
+def make_job(run: Run) -> Job | None:
+    """The `ctx.job` of a run."""
+    job = run.invocation.job
+    return None if job is None else Job(str(job.job_id), job.attempt, job.max_attempts)
+
+
 class Log:
     """Log lines that belong to the request: spans of kind `log`."""
 
@@ -332,11 +402,25 @@ class Context:
         db: The project's database, in the function's own transaction.
         http: Calls to the outside.
         env: Environment variables.
+        queue: Jobs, enqueued in the function's own transaction.
+        job: The job that this is an attempt of; None if it is none.
         log: Log lines of this request.
         request: The HTTP request.
     """
 
-    __slots__ = ("_blocking", "_handle", "_ports", "_run", "db", "env", "http", "log", "request")
+    __slots__ = (
+        "_blocking",
+        "_handle",
+        "_ports",
+        "_run",
+        "db",
+        "env",
+        "http",
+        "job",
+        "log",
+        "queue",
+        "request",
+    )
 
     def __init__(self, run: Run, handle: Handle, ports: Ports, blocking: bool) -> None:
         self._run = run
@@ -345,6 +429,8 @@ class Context:
         self._blocking = blocking
         self.db = Database(handle, blocking)
         self.http = Http(handle, blocking)
+        self.queue = Queue(handle, blocking)
+        self.job = make_job(run)
         self.log = Log(ports.log)
         self.env = Environment(ports.variables, ports.read_environment)
         self.request = make_request(run)

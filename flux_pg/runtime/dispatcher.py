@@ -8,13 +8,15 @@ from __future__ import annotations
 import datetime
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 import trio
 
 from ..errors import FluxError, NotFoundError
+from ..queue.push import read_push
+from ..queue.statements import PUSH
 from ..records import Location, SpanRecord
 from .boundaries.log import current_log, suspended
 from .context import Ports
@@ -41,6 +43,7 @@ class Dispatcher:
         names: Which parameter of a statement belongs to which column.
         environment: Variables a function may read.
         value_limit_bytes: Results larger than this are recorded in part, and said to be.
+        functions: Names of all functions.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Dispatcher:
         names: ParameterNames,
         environment: Mapping[str, str],
         value_limit_bytes: int,
+        functions: Collection[str] = (),
     ) -> None:
         self._run = run
         self._database = database
@@ -60,6 +64,7 @@ class Dispatcher:
         self._names = names
         self._environment = environment
         self._value_limit_bytes = value_limit_bytes
+        self._functions = functions
         self._in_threads: set[trio.CancelScope] = set()
         self._threads_done = trio.Event()
         self._closed = False
@@ -69,6 +74,7 @@ class Dispatcher:
             "db.end": self._end,
             "http.fetch": self._fetch,
             "call": self._call,
+            "queue.push": self._push,
         }
 
     async def handle(self, op: str, arguments: dict[str, Any]) -> Any:
@@ -210,6 +216,29 @@ class Dispatcher:
             current_span.reset(token)
         run.end_span(span, run.redact(plain(value)))
         return value
+
+    async def _push(self, function: str, **options: Any) -> str:
+        """Enqueue a job in the transaction that is open here."""
+        run = self._run
+        if function not in self._functions:
+            raise no_such_function(function, list(self._functions))
+        push = read_push(function, options)
+        location = run.caller_location()
+        span = run.begin_span(
+            "queue", function, run.redact(push.shown()), self._task_attribute(), location
+        )
+        parameters = push.parameters(run.invocation.trace_id)
+        try:
+            with suspended():
+                result = await self._database.query(run, PUSH, parameters, span)
+                due_in_s = push.due_in_s()
+            job_id = str(result.rows[0][0])
+        except BaseException as error:
+            self._end_failed(span, error, location)
+            raise
+        self._database.note_push(due_in_s)
+        run.end_span(span, {"job_id": job_id})
+        return job_id
 
     # What needs no waiting
 

@@ -18,12 +18,15 @@ from uuid_utils.compat import uuid7
 from ..config import Settings
 from ..database.pool import Pool
 from ..errors import UsageError
+from ..queue.settlement import LeaseLost
+from ..queue.statements import LEASE_LOST
 from ..records import (
     ISOLATIONS,
     ErrorRecord,
     ExecutionOutcome,
     FunctionSpec,
     Invocation,
+    JobAttempt,
     Reply,
     SpanRecord,
 )
@@ -84,6 +87,7 @@ class Executor:
         deployment: int,
         commit: str | None,
         on_finished: Callable[[Run, Ending], None],
+        on_pushed: Callable[[float], None] | None = None,
     ) -> None:
         self._pool = pool
         self._recording = settings.recording == "on"
@@ -99,6 +103,7 @@ class Executor:
         self._deployment = deployment
         self._commit = commit
         self._on_finished = on_finished
+        self._on_pushed = on_pushed
         self._outbound = OutboundClient()
         self._project_prefix = str(settings.project_dir) + "/"
         # Read at import time, or by a library: no boundary may see it enter.
@@ -159,9 +164,10 @@ class Executor:
         )
 
     def _note_in_journal(self, run: Run, limit_s: float) -> Any:
-        if self._journal is None or not self._recording:
-            return None
         invocation = run.invocation
+        # Of a job the recovery must know in any case: else nothing would count its attempts.
+        if self._journal is None or not (self._recording or invocation.job):
+            return None
         entry = {
             "request_id": run.request_id,
             "trace_id": invocation.trace_id,
@@ -178,13 +184,15 @@ class Executor:
             "principal": invocation.principal,
             "input_truncated": False,
         }
+        if invocation.job is not None:
+            entry |= _job_entry(invocation, invocation.job)
         # The supervisor reads it: on the clock that all processes share, unlike Trio's.
         deadline_ns = monotonic_ns() + int(limit_s * 1e9)
         return self._journal.begin(msgspec.json.encode(entry), deadline_ns)
 
     async def _run_recorded(self, run: Run, deadline: float) -> Reply:
         spec = run.invocation.function
-        database = RunDatabase(self._pool, self._recorder, run, spec, deadline)
+        database = RunDatabase(self._pool, self._recorder, run, spec, deadline, self._on_pushed)
         try:
             return await self._run_in(database, run, spec, deadline)
         finally:
@@ -245,6 +253,7 @@ class Executor:
             self._names,
             self._environment,
             self._settings.record_value_limit_bytes,
+            self._functions,
         )
         spec = run.invocation.function
         engine = self._engines[spec.runtime]
@@ -312,7 +321,7 @@ class Executor:
             await database.succeed(run, ending)
         except CommitFailed as failure:
             if not failure.in_doubt:
-                return Finished(error=failure.cause, outcome="error")
+                return Finished(error=_cause_of(failure, run), outcome="error")
             lost = Finished(error=failure.cause, outcome="error")
             reply = await self._write_failure(run, database, span, lost, in_doubt=True)
             if reply is not None:
@@ -374,13 +383,17 @@ class Executor:
         rendered: Rendered,
         error: ErrorRecord | None,
     ) -> Ending:
-        if run.invocation.gateway_spans:
+        status_code: int | None = rendered.reply.status_code
+        if run.invocation.job is not None:
+            status_code = None  # nobody was answered
+            run.end_span(run.spans[0], status="ok" if outcome == "ok" else "error")
+        elif run.invocation.gateway_spans:
             root = run.spans[0]
             run.end_span(root, output={"status": rendered.reply.status_code})
             root.status = "ok" if rendered.reply.status_code < 500 else "error"
         return Ending(
             outcome=outcome,
-            status_code=rendered.reply.status_code,
+            status_code=status_code,
             response=rendered.recorded,
             error=error,
         )
@@ -422,7 +435,12 @@ class Executor:
         shared = database.shares_with_calls
         if not shared:
             database = RunDatabase(
-                self._pool, self._recorder, child, child.invocation.function, deadline
+                self._pool,
+                self._recorder,
+                child,
+                child.invocation.function,
+                deadline,
+                self._on_pushed,
             )
             return await self._run_alone(child, database, deadline)
         span = self._begin_function_span(child)
@@ -495,6 +513,30 @@ class Executor:
                 self._journal.end(slot)
         assert finished.error is not None
         raise finished.error
+
+
+def _job_entry(invocation: Invocation, job: JobAttempt) -> dict[str, Any]:
+    """What the recovery needs to settle a job whose worker died."""
+    parent = invocation.parent_request_id
+    return {
+        "job_id": str(job.job_id),
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "backoff": msgspec.structs.asdict(job.backoff),
+        "parent_request_id": None if parent is None else str(parent),
+        "parent_span_id": invocation.parent_span_id,
+    }
+
+
+def _cause_of(failure: CommitFailed, run: Run) -> BaseException:
+    """Why nothing was committed, as the user is told."""
+    job = run.invocation.job
+    if job is not None and failure.cause.sqlstate == LEASE_LOST:
+        job.withdrawn = "lost"
+        lost = LeaseLost(job)
+        lost.__cause__ = failure.cause
+        return lost
+    return failure.cause
 
 
 def _check_call(parent: Run, database: RunDatabase, spec: FunctionSpec) -> None:

@@ -12,7 +12,7 @@ outermost block of a run with several transactions has one of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -24,6 +24,8 @@ from ..database.connection import Connection
 from ..database.pipeline import Result, Statement, run_batch
 from ..database.pool import Pool
 from ..errors import FluxError
+from ..queue.settlement import settle
+from ..queue.statements import LEASE_LOST
 from ..records import ErrorRecord, ExecutionOutcome, FunctionSpec, SpanRecord
 from .recording import Ending, Recorder
 from .run import Run
@@ -113,7 +115,13 @@ class RunDatabase:
     """
 
     def __init__(
-        self, pool: Pool, recorder: Recorder | None, run: Run, spec: FunctionSpec, deadline: float
+        self,
+        pool: Pool,
+        recorder: Recorder | None,
+        run: Run,
+        spec: FunctionSpec,
+        deadline: float,
+        on_pushed: Callable[[float], None] | None = None,
     ) -> None:
         self._pool = pool
         self._recorder = recorder
@@ -126,6 +134,8 @@ class RunDatabase:
         # Of transactions that have ended without writing them: the next one's tail does.
         self._attempted: list[Attempted] = []
         self._ended: list[_Called] = []
+        self._on_pushed = on_pushed
+        self._pushed_in_s: float | None = None  # when the first job not yet committed is due
         self.snapshot = ""
         self.committed = False
 
@@ -285,6 +295,7 @@ class RunDatabase:
         elif tail:
             noted = batch[len(batch) - 1 - len(tail)]
             self.committed = self.committed or bool(noted.rows[0][0])
+        self._tell_pushed()
 
     async def _give_up(
         self, transaction: Transaction, called: list[_Called], in_doubt: bool = False
@@ -311,6 +322,17 @@ class RunDatabase:
             self._run.mark_incomplete(missing)
             for child in called:
                 child.run.mark_incomplete(missing)
+
+    def note_push(self, delay_s: float) -> None:
+        """A job was enqueued; workers are told once it is committed."""
+        before = self._pushed_in_s
+        self._pushed_in_s = delay_s if before is None else min(delay_s, before)
+
+    def _tell_pushed(self) -> None:
+        """Also of a job that was rolled back with its block: then they look in vain."""
+        if self._pushed_in_s is not None and self._on_pushed is not None:
+            self._on_pushed(self._pushed_in_s)
+        self._pushed_in_s = None
 
     def add_called(self, run: Run, ending: Ending) -> None:
         """Keep the record of a called function; it is written with the caller's."""
@@ -343,6 +365,7 @@ class RunDatabase:
             raise
         self._open.discard(transaction)
         run.recorded = True
+        self._tell_pushed()
 
     async def fail(self, run: Run, ending: Ending, in_doubt: bool = False) -> ExecutionOutcome:
         """Roll back what is open; write the record, with the row changes that were attempted.
@@ -404,12 +427,15 @@ class RunDatabase:
         return self._tail([*self._ended, *self._called], [*self._attempted, *attempted])
 
     def _last_word(self, run: Run, ending: Ending) -> list[Statement]:
+        job = run.invocation.job
+        # A job is settled first: the record's insert then sees that there are effects.
+        settling = [] if job is None else settle(job, ending.outcome, ending.error)
         if self._recorder is None:
-            return []
+            return [*settling]
         if self.committed:
-            return [self._recorder.completion(run, ending)]
+            return [*settling, self._recorder.completion(run, ending)]
         strict = self._spec.durability == "strict"
-        return [self._recorder.record(run, ending, self.snapshot, strict)]
+        return [*settling, self._recorder.record(run, ending, self.snapshot, strict)]
 
     async def _record_alone(self, run: Run, ending: Ending) -> ExecutionOutcome:
         """The record in a transaction of its own; returns the outcome that stands afterwards.
@@ -417,7 +443,7 @@ class RunDatabase:
         Raises:
             NotRecorded: Not within RECORD_DEADLINE_S.
         """
-        if self._recorder is None:
+        if self._recorder is None and run.invocation.job is None:
             return ending.outcome
         try:
             return await self._insist(run, ending)
@@ -461,10 +487,13 @@ class RunDatabase:
 
         Raises:
             psycopg.OperationalError: The connection was lost.
+            CommitFailed: The job is another worker's by now.
             NotRecorded: Postgres refuses it.
         """
         # The record comes first: it asks whether the transaction has had effects before it.
         statements = [*self._last_word(run, ending), *self._last_tail()]
+        if not statements:
+            return ending.outcome
         if len(statements) > 1:
             statements = [Statement("begin"), *statements, Statement("commit")]
         error = (await run_batch(conn, statements, finish=True)).error
@@ -474,6 +503,8 @@ class RunDatabase:
             await run_batch(conn, [_ROLLBACK], finish=True)
         if error.sqlstate in _AGAIN:
             return None
+        if error.sqlstate == LEASE_LOST:
+            raise CommitFailed(error, settled=True, in_doubt=False)
         if isinstance(error, psycopg.errors.UniqueViolation) and not self.committed:
             # One of ours was faster, on a connection that was lost at COMMIT: the whole record, or
             # a part that stands as running and waits for the last word.
