@@ -45,6 +45,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=3000, help="in each drain")
     parser.add_argument("--singles", type=int, default=300, help="enqueued one at a time")
     parser.add_argument("--pickups", type=int, default=30, help="latencies measured in each round")
+    # At least as long as the slowest takes: "idle" is what is measured.
+    parser.add_argument("--gap", type=float, nargs=2, default=(0.15, 0.35), metavar="SECONDS")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--only", default="", help="contenders, with commas between")
@@ -60,7 +62,12 @@ def _compare(bench: Bench, options: argparse.Namespace) -> None:
         raise SystemExit(f"unknown: {', '.join(unknown)}; {[one.key for one in CONTENDERS]}")
     contenders = [one for one in CONTENDERS if not wanted or one.key in wanted]
     _print_versions(bench, contenders)
-    amounts = Amounts(jobs=options.jobs, singles=options.singles, pickups=options.pickups)
+    amounts = Amounts(
+        jobs=options.jobs,
+        singles=options.singles,
+        pickups=options.pickups,
+        gap_s=tuple(options.gap),
+    )
     with ExitStack() as stack:
         subjects = []
         for contender in contenders:

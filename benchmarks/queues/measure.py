@@ -25,17 +25,16 @@ BATCH = 100
 # Looking too often would cost the server what is to be measured: at most this share is lost.
 LOOK_SHARE = 0.01
 LOOK_AT_LEAST_S = 0.004
-# Idle between two pick-ups: longer than anybody's latency.
-IDLE_S = (0.15, 0.35)
 
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """How much is done in one round."""
+    """How much is done in one round; `gap_s` is the least and the most between two pick-ups."""
 
     jobs: int
     singles: int
     pickups: int
+    gap_s: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ class Subject:
             self._wait_until_finished(worker, time.monotonic())
             result.inserts = self._drain(worker, "insert_effect", amounts.jobs)
             result.noops = self._drain(worker, "noop", amounts.jobs)
-            result.pickups_ms = self._pick_up(worker, amounts.pickups)
+            result.pickups_ms = self._pick_up(worker, amounts)
         return result
 
     def drain_only(self, job: str, jobs: int) -> Drain:
@@ -131,18 +130,20 @@ class Subject:
             raise SystemExit(f"{self.contender.name}: {jobs} jobs of {job} had {done} effects")
         return Drain(jobs / seconds, worker_s / jobs * 1000, server_s / jobs * 1000)
 
-    def _pick_up(self, worker: subprocess.Popen[bytes], count: int) -> list[float]:
+    def _pick_up(self, worker: subprocess.Popen[bytes], amounts: Amounts) -> list[float]:
         committing: dict[int, int] = {}
-        for _ in range(count):
-            time.sleep(random.uniform(*IDLE_S))
+        for _ in range(amounts.pickups):
+            time.sleep(random.uniform(*amounts.gap_s))
             number = self._next
             committing[number] = self._order("single", "pickup", 1)["committing_ns"]
         self._wait_until_finished(worker, time.monotonic())
         rows = self._conn.execute(
             "select job, began_ns from pickups where job = any(%s)", (list(committing),)
         ).fetchall()
-        if len(rows) != count:
-            raise SystemExit(f"{self.contender.name}: {len(rows)} of {count} jobs were picked up")
+        if len(rows) != amounts.pickups:
+            raise SystemExit(
+                f"{self.contender.name}: {len(rows)} of {len(committing)} jobs were picked up"
+            )
         return [(began_ns - committing[job]) / 1e6 for job, began_ns in rows]
 
     def _wait_until_finished(self, worker: subprocess.Popen[bytes], since: float) -> float:

@@ -1,10 +1,10 @@
 """DBOS Transact's queue: one workflow a job, its INSERT in a transaction of a datasource.
 
 The queue polls; its interval is set to 10 ms here (the default, one second, would mean half a
-second until a job is picked up); the queue's own limits are left out, as a `worker_concurrency` of
-16 would let it take at most 16 jobs with each poll. 16 executor threads are the concurrency; the datasource has a
-pool of 16, DBOS's own database keeps its default pool of 20. READ COMMITTED, which the
-documentation offers, instead of its default SERIALIZABLE.
+second until a job is picked up). The queue's own limits are left out: a `worker_concurrency` of 16
+would let it take at most 16 jobs with each poll. 16 executor threads are the concurrency; the
+datasource has a pool of 16, DBOS's own database keeps its default pool of 20. READ COMMITTED, which
+the documentation offers, instead of its default SERIALIZABLE.
 """
 
 from __future__ import annotations
