@@ -97,21 +97,29 @@ def job_lines(job: Row) -> list[tuple[str, str]]:
     One line if it took one attempt or none; else one more for each of the last attempts.
     """
     name = clean(str(job.get("function") or ""))
-    head = f"» job {name} {short_id(str(job['job_id']))}  {job['state']}"
-    attempts = list(job.get("attempts") or [])
     state = str(job["state"])
+    head = f"» job {name} {short_id(str(job['job_id']))}  {state}{_not_before(job)}"
+    attempts = list(job.get("attempts") or [])
     if len(attempts) < 2:
         told = attempt_text(attempts[0]) if attempts else ""
         failed = bool(attempts) and state in ("dead", "retrying")
         error = error_line(attempts[0].get("error")) if failed else ""
         return [("  ".join(filter(None, (head, told, error))), state)]
-    lines = [(f"{head} after {tries(job)} attempts", state)]
+    count = f"{job.get('attempt')} of {job.get('max_attempts')}"
+    lines = [
+        (f"{head}  attempt {count}" if state in WAITING else f"{head} after attempt {count}", state)
+    ]
     left_out = len(attempts) - _MANY_ATTEMPTS
     if left_out > 0:
         lines.append((f"    … {left_out} earlier", ""))
     for attempt in attempts[-_MANY_ATTEMPTS:]:
         lines.append((f"    {attempt_line(attempt)}", str(attempt.get("outcome") or "running")))
     return lines
+
+
+def _not_before(job: Row) -> str:
+    moment = moment_of(job.get("run_at")) if job["state"] in ("delayed", "retrying") else None
+    return f" until {moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""
 
 
 def attempt_line(attempt: Row) -> str:

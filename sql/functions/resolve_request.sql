@@ -2,8 +2,8 @@
 -- differ in their last (chance), so both ends are accepted. A beginning is a range of the primary
 -- key. An end can only be searched: newest first in growing windows, and eight digits that match
 -- once in a window are taken (two equal ends among 10 million ids have odds of 1 in 400), so that
--- the ids on one's screen resolve at once however long the log is.
-create function flux.resolve_request(p_selector text) returns uuid
+-- the ids on one's screen resolve at once however long the log is. A job stands for its last attempt.
+create function flux.resolve_request(p_selector text, p_failed boolean default false) returns uuid
 language plpgsql stable strict parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
@@ -13,6 +13,7 @@ declare
     v_end text;
     v_since interval;
     v_found uuid[];
+    v_job uuid[];
 begin
     if v_digits in ('@last', '@lasterror') then
         select array_agg(x.request_id) into v_found
@@ -55,7 +56,17 @@ begin
             order by e.request_id
             limit 1
         ) as x;
+        if v_found is null then
+            select array_agg(j.job_id) into v_job from flux.jobs as j where j.job_id = v_digits::uuid;
+        end if;
     elsif v_found is null then
+        select array_agg(x.job_id) into v_job
+        from (
+            select j.job_id
+            from flux.jobs as j
+            where j.job_id between rpad(v_digits, 32, '0')::uuid and rpad(v_digits, 32, 'f')::uuid
+            limit 1
+        ) as x;
         -- The digits again as a uuid ends, with its dashes: to match them costs the least then.
         v_end := '%' || right(
             lpad(v_digits, 32, '0')::uuid::text,
@@ -64,6 +75,7 @@ begin
         );
         foreach v_since in array array['10 minutes', '2 hours', '1 day', '100 years']::interval[]
         loop
+            exit when v_job is not null;
             select array_agg(x.request_id) into v_found
             from (
                 select e.request_id
@@ -74,10 +86,17 @@ begin
                 limit c_shown + 1
             ) as x;
             exit when v_found is not null and (length(v_digits) >= 8 or cardinality(v_found) > 1);
+            if v_found is null then
+                v_job := flux.jobs_ending_in(
+                    v_digits, flux.uuid_floor(greatest(now() - v_since, 'epoch')), 1
+                );
+            end if;
         end loop;
     end if;
 
-    if v_found is null then
+    if v_found is null and v_job is not null then
+        return flux.job_attempt(flux.resolve_job(p_selector), p_failed);
+    elsif v_found is null then
         raise exception 'no request %', left(p_selector, 80)
             using errcode = 'ZF002',
                 hint = 'It was never recorded here, or it was pruned; `flux tail --since 1d` lists requests.';
@@ -102,5 +121,5 @@ begin
 end
 $$;
 
-comment on function flux.resolve_request(text) is
-    'The request that a selector means: an id, the beginning or end of one (at least four digits), a trace id, @last or @last-error. Raises ZF002 if there is none, ZF001 with the candidates if there are several.';
+comment on function flux.resolve_request(text, boolean) is
+    'The request that a selector means: an id, the beginning or end of one (at least four digits), a trace id, @last or @last-error; a job''s id means its last attempt, or the last one that failed. Raises ZF002 if there is none, ZF001 with the candidates if there are several.';

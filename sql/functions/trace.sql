@@ -21,7 +21,9 @@ begin
         'duration_us', e.duration_us,
         'spans', flux.spans_json(e.request_id),
         'mutations', flux.mutations_json(e.request_id),
-        'jobs', '[]'::json,
+        'jobs', flux.jobs_json(e.request_id),
+        'parent', flux.parent_json(e.request_id),
+        'job', flux.job_json(e.job_id),
         'complete', e.complete,
         'incomplete_reason', e.incomplete_reason
     ) into v_document
@@ -46,4 +48,4 @@ select flux.trace(flux.resolve_request(p_selector))
 $$;
 
 comment on function flux.trace(text) is
-    'As flux.trace(uuid), for at least four digits of an id''s beginning or end, a trace id, @last or @last-error.';
+    'As flux.trace(uuid), for at least four digits of an id''s beginning or end, a trace id, a job''s id, @last or @last-error.';

@@ -14,7 +14,8 @@ begin
     select
         e.request_id, e.trace_id, e.kind, e.function, e.method, e.path, e.input, e.outcome,
         e.status_code, e.started_at, e.duration_us, e.error, e.refused_by, e.state, e.deployment,
-        e.commit, e.dirty, e.complete, e.incomplete_reason
+        e.commit, e.dirty, e.complete, e.incomplete_reason,
+        e.job_id
     into v_execution
     from flux.executions as e
     where e.request_id = p_request_id;
@@ -80,6 +81,8 @@ begin
         ) end,
         'mutations', flux.mutations_json(p_request_id),
         'called', flux.called_json(p_request_id),
+        'parent', flux.parent_json(p_request_id),
+        'job', flux.job_json(v_execution.job_id),
         'previous', v_previous,
         'last_success', flux.last_success(v_execution.function, p_request_id),
         'suggestions', flux.suggest_commands(p_request_id),
@@ -96,8 +99,8 @@ create function flux.why(p_selector text) returns json
 language sql stable strict parallel unsafe
 set search_path = pg_catalog, pg_temp
 as $$
-select flux.why(flux.resolve_request(p_selector))
+select flux.why(flux.resolve_request(p_selector, true))
 $$;
 
 comment on function flux.why(text) is
-    'As flux.why(uuid), for at least four digits of an id''s beginning or end, a trace id, @last or @last-error.';
+    'As flux.why(uuid), for at least four digits of an id''s beginning or end, a trace id, a job''s id, @last or @last-error.';

@@ -29,6 +29,14 @@ def make_id(milliseconds: int | None = None, tail: str | None = None) -> UUID:
     return UUID(digits[: 32 - len(tail)] + tail if tail else digits)
 
 
+def signed(span_id: str | None) -> int | None:
+    """A span id as the bigint that is stored."""
+    if span_id is None:
+        return None
+    number = int(span_id, 16)
+    return number - (1 << 64) if number >> 63 else number
+
+
 def span(
     span_id: str, parent: str | None, kind: str, name: str, start: int, length: int, **more: Any
 ) -> dict[str, Any]:
@@ -70,16 +78,22 @@ def record(
     path: str = "/order",
     kind: str = "http",
     duration_us: int = 12400,
+    parent: UUID | None = None,
+    parent_span: str | None = None,
+    job_id: UUID | None = None,
+    attempt: int = 1,
+    trace_id: UUID | None = None,
 ) -> UUID:
     """Write one completed execution in the connection's transaction; returns its id."""
     request_id = request_id or make_id()
     spans = spans if spans is not None else [span(SPAN, None, "gateway.request", path, 0, 12400)]
     started = datetime.fromtimestamp(int(request_id.hex[:12], 16) / 1000, UTC)
     values = [
-        request_id, UUID(TRACE), int(SPAN, 16), None, None, None, kind, function, "POST", path,
+        request_id, trace_id or UUID(TRACE), int(SPAN, 16), parent, signed(parent_span),
+        job_id, kind, function, "POST" if path else None, path or None,
         json.dumps(input) if input is not None else None, None, None, started, duration_us,
         "completed", outcome, status, None, json.dumps(error) if error else None, "python",
-        deployment, 1, None, None, None, incomplete, json.dumps(spans), False,
+        deployment, attempt, None, None, None, incomplete, json.dumps(spans), False,
     ]  # fmt: skip
     types = (
         "uuid uuid bigint uuid bigint uuid text text text text json text text timestamptz bigint"
@@ -102,10 +116,9 @@ def run_request(
     request_id: UUID = fields.pop("request_id", None) or make_id()
     attempted = None
     with conn.transaction() as transaction:
-        number = int(span_id, 16) - (1 << 64 if int(span_id, 16) >> 63 else 0)
         conn.execute(
             "select set_config('flux.request_id', %s, true), set_config('flux.span_id', %s, true)",
-            (str(request_id), str(number)),
+            (str(request_id), str(signed(span_id))),
         )
         for statement in statements:
             conn.execute(statement.encode())

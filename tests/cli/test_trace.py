@@ -64,7 +64,7 @@ def test_the_document_has_the_contract_s_keys(connection: Any, reader: Any) -> N
     document = one(reader, "select flux.trace(%s::uuid)", request)
     assert list(document)[: len(HEAD)] == HEAD
     assert set(document) - set(HEAD) == {
-        "spans", "mutations", "jobs", "complete", "incomplete_reason",
+        "spans", "mutations", "jobs", "parent", "job", "complete", "incomplete_reason",
     }  # fmt: skip
     assert document["schema"] == "flux.trace/1"
     assert document["request_id"] == str(request)
