@@ -70,6 +70,46 @@ class Statement(NamedTuple):
     prepare: bool = True
 
 
+class FixedQuery:
+    """A text that is sent again and again, with texts as its only values: converted once.
+
+    Args:
+        text: One statement, its placeholders written `$1`, `$2`, ...
+        parameters: How many it has.
+    """
+
+    __slots__ = ("key", "text")
+
+    def __init__(self, text: str, parameters: int = 0) -> None:
+        self.text = text.encode()
+        self.key: Key = (self.text, (0,) * parameters)
+
+    def bind(self, *values: str | None) -> FixedStatement:
+        """The query with its values.
+
+        Raises:
+            psycopg.DataError: A value holds a NUL character, which Postgres cannot.
+        """
+        texts = [None if value is None else _as_text(value) for value in values]
+        return FixedStatement(self, texts or None)
+
+
+class FixedStatement(NamedTuple):
+    """A `FixedQuery` with its values, ready to be sent."""
+
+    query: FixedQuery
+    values: list[bytes | None] | None = None
+
+
+def _as_text(value: str) -> bytes:
+    if "\0" in value:
+        raise errors.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+    return value.encode()
+
+
+Sendable = Statement | FixedStatement | tuple[Query, Params | None]
+
+
 class Result:
     """What one statement gave. Rows are converted when they are first asked for.
 
@@ -81,7 +121,7 @@ class Result:
         aborted: It was not run, because an earlier one failed.
     """
 
-    __slots__ = ("_pgresult", "_rows", "_tx", "aborted", "error")
+    __slots__ = ("_columns", "_pgresult", "_rows", "_tx", "_types", "aborted", "error")
 
     def __init__(
         self, pgresult: PGresult, tx: TransformerLike, status: int, error: errors.Error | None
@@ -89,6 +129,8 @@ class Result:
         self._pgresult = pgresult
         self._tx = tx
         self._rows: list[tuple[Any, ...]] | None = None
+        self._columns: tuple[str, ...] | None = None
+        self._types: tuple[int, ...] | None = None
         self.error = error
         self.aborted = status == _ABORTED
 
@@ -108,13 +150,19 @@ class Result:
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of the columns."""
-        result, encoding = self._pgresult, self._tx.encoding
-        return tuple((result.fname(i) or b"").decode(encoding) for i in range(result.nfields))
+        if self._columns is None:
+            result, encoding = self._pgresult, self._tx.encoding
+            names = [(result.fname(i) or b"").decode(encoding) for i in range(result.nfields)]
+            self._columns = tuple(names)
+        return self._columns
 
     @property
     def types(self) -> tuple[int, ...]:
         """The type oid of each column."""
-        return tuple(self._pgresult.ftype(i) for i in range(self._pgresult.nfields))
+        if self._types is None:
+            result = self._pgresult
+            self._types = tuple([result.ftype(i) for i in range(result.nfields)])
+        return self._types
 
     @property
     def rows(self) -> list[tuple[Any, ...]]:
@@ -133,7 +181,8 @@ class Result:
         """The rows in Postgres's text form, as received."""
         result = self._pgresult
         width = range(result.nfields)
-        return [tuple(result.get_value(i, j) for j in width) for i in range(result.ntuples)]
+        value = result.get_value
+        return [tuple([value(i, j) for j in width]) for i in range(result.ntuples)]
 
 
 class Batch(Sequence[Result]):
@@ -171,21 +220,17 @@ class Batch(Sequence[Result]):
 _Converted = tuple[
     bytes, "Sequence[Buffer | None] | None", tuple[int, ...], "Sequence[Format] | None"
 ]
-_UNPREPARED = ((b"", ()), Prepare.NO, b"")
+_NO = Prepare.NO
+_SHOULD = Prepare.SHOULD
+_UNPREPARED: tuple[Prepare, bytes] = (_NO, b"")
 
-
-class _Planned(NamedTuple):
-    """A statement ready to be sent."""
-
-    query: _Converted
-    key: Key
-    prepare: Prepare
-    name: bytes
+# A statement ready to be sent: as converted, its key, whether to prepare it, its name if prepared.
+_Planned = tuple[_Converted, Key, Prepare, bytes]
 
 
 async def run_batch(
     conn: Connection[Any],
-    statements: Sequence[Statement | tuple[Query, Params | None]],
+    statements: Sequence[Sendable],
     *,
     finish: bool = False,
 ) -> Batch:
@@ -223,7 +268,7 @@ async def run_batch(
 
 
 def _batch_gen(
-    conn: Connection[Any], statements: Sequence[Statement | tuple[Query, Params | None]]
+    conn: Connection[Any], statements: Sequence[Sendable]
 ) -> PQGen[Batch]:
     """The protocol of a batch: convert, send, flush, read up to the Sync."""
     conn._check_connection_ok()
@@ -245,17 +290,23 @@ def _batch_gen(
 def _plan(
     conn: Connection[Any],
     tx: TransformerLike,
-    statements: Sequence[Statement | tuple[Query, Params | None]],
+    statements: Sequence[Sendable],
 ) -> list[_Planned]:
-    converted = []
-    for statement in statements:
-        query, params, native, prepare = statement if len(statement) == 4 else Statement(*statement)
-        converted.append((_convert(tx, query, params, native), prepare))
+    planned: list[_Planned] = []
     look_up = conn.prepared.look_up
-    return [
-        _Planned(ready, *(look_up(ready[0], ready[2]) if prepare else _UNPREPARED))
-        for ready, prepare in converted
-    ]
+    converted: _Converted
+    for statement in statements:
+        if type(statement) is FixedStatement:
+            fixed, values = statement
+            key = fixed.key
+            converted = (key[0], values, key[1], None)
+            planned.append((converted, key, *look_up(key)))
+            continue
+        query, params, native, prepare = statement if len(statement) == 4 else Statement(*statement)
+        converted = _convert(tx, query, params, native)
+        key = (converted[0], converted[2])
+        planned.append((converted, key, *(look_up(key) if prepare else _UNPREPARED)))
+    return planned
 
 
 def _convert(tx: TransformerLike, query: Query, params: Params | None, native: bool) -> _Converted:
@@ -295,10 +346,10 @@ def _send(conn: Connection[Any], planned: list[_Planned]) -> int:
     for name in closings:
         pgconn.send_close_prepared(name)
     for (query, params, types, formats), _key, prepare, name in planned:
-        if prepare is Prepare.NO:
+        if prepare is _NO:
             pgconn.send_query_params(query, params, param_formats=formats, param_types=types)
             continue
-        if prepare is Prepare.SHOULD:
+        if prepare is _SHOULD:
             pgconn.send_prepare(name, query, param_types=types)
         pgconn.send_query_prepared(name, params, param_formats=formats)
     pgconn.pipeline_sync()
@@ -359,7 +410,7 @@ def _collect(
         answer = answers[position]
         parsed = True
         position += 1
-        if prepare is Prepare.SHOULD:
+        if prepare is _SHOULD:
             if parsed := answer.status == _COMMAND_OK:
                 answer = answers[position]
             position += 1
@@ -367,11 +418,11 @@ def _collect(
         status = answer.status
         if status == _COMMAND_OK:
             prepared.note_command(answer.command_status or b"")
-        elif status not in (_TUPLES_OK, _EMPTY_QUERY):
+        elif status != _TUPLES_OK and status != _EMPTY_QUERY:
             prepared.note_failure(key, answer, parsed=parsed)
             if status == _FATAL_ERROR:
                 error = errors.error_from_result(answer, encoding=conn.pgconn._encoding)
                 failed_at = index if failed_at is None else failed_at
         results.append(Result(answer, tx, status, error))
-    prepared._rotate()
+    prepared.rotate()
     return Batch(results, failed_at)

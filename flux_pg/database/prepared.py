@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from psycopg._queries import PostgresQuery
     from psycopg.pq.abc import PGresult
 
+_NO, _YES, _SHOULD = Prepare.NO, Prepare.YES, Prepare.SHOULD
 _COMMAND_OK = int(ExecStatus.COMMAND_OK)
 _TUPLES_OK = int(ExecStatus.TUPLES_OK)
 _FATAL_ERROR = int(ExecStatus.FATAL_ERROR)
@@ -38,24 +39,23 @@ _empties_server = re.compile(rb"^(?:DISCARD ALL|DEALLOCATE ALL)\b").match
 class PreparedStatements(PrepareManager):
     """The prepared statements of one connection; see the top of the file."""
 
-    def look_up(self, query: bytes, types: tuple[int, ...]) -> tuple[Key, Prepare, bytes]:
-        """Count one use of the query: its key, whether to prepare it now, and its name if any."""
-        key = (query, types)
+    def look_up(self, key: Key) -> tuple[Prepare, bytes]:
+        """Count one use of a query: whether to prepare it now, and its name if it has one."""
         if self.prepare_threshold is None:
-            return key, Prepare.NO, b""
+            return _NO, b""
         if name := self._names.get(key):
             self._names.move_to_end(key)
-            return key, Prepare.YES, name
+            return _YES, name
         count = self._counts.pop(key, 0)
         if count < self.prepare_threshold:
             self._counts[key] = count + 1
             if len(self._counts) > self.prepared_max:
                 self._counts.popitem(last=False)
-            return key, Prepare.NO, b""
+            return _NO, b""
         name = b"_pg3_%d" % self._prepared_idx
         self._prepared_idx += 1
         self._names[key] = name
-        return key, Prepare.SHOULD, name
+        return _SHOULD, name
 
     def maybe_add_to_cache(self, query: PostgresQuery, prep: Prepare, name: bytes) -> Key | None:
         """psycopg's own door: always answer with the key, so that `validate` sees every result."""
@@ -92,6 +92,11 @@ class PreparedStatements(PrepareManager):
         if not parsed or (result.status == _FATAL_ERROR and sqlstate[:2] in _STALE_CLASSES):
             del self._names[key]
             self._to_flush.append(name)
+
+    def rotate(self) -> None:
+        """Forget what was used least once there are too many."""
+        if len(self._names) > self.prepared_max or len(self._counts) > self.prepared_max:
+            self._rotate()
 
     def take_closings(self) -> list[bytes]:
         """Names to close on the server, oldest first; the caller sends them."""

@@ -4,26 +4,39 @@ transaction of the effects they describe, or, after a rollback, in one of their 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from ..database.pipeline import Statement
+from ..database.pipeline import FixedQuery, FixedStatement
 from ..records import ErrorRecord, ExecutionOutcome
 from .run import Run, signed
 from .transaction import Attempted
 from .values import to_json
 
-_RECORD = (
-    "select flux.record_request(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
-    " %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-)
-_CONTINUE = (
-    "select flux.continue_request(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
-    " %s, %s, %s)"
-)
-_COMPLETE = "select flux.complete_request(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
-_ATTEMPTED = "select flux.record_attempted(%s, %s)"
+
+
+def _call(function: str, parameters: int) -> FixedQuery:
+    places = ", ".join(f"${number}" for number in range(1, parameters + 1))
+    return FixedQuery(f"select flux.{function}({places})", parameters)
+
+
+_RECORD = _call("record_request", 29)
+_CONTINUE = _call("continue_request", 19)
+_COMPLETE = _call("complete_request", 9)
+_ATTEMPTED = _call("record_attempted", 2)
+
+
+@lru_cache(maxsize=4)
+def _utc_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _utc(moment_ns: int) -> str:
+    """Nanoseconds since the epoch as Postgres reads a time, in whole microseconds."""
+    second, rest = divmod(moment_ns // 1000, 1_000_000)
+    return f"{_utc_second(second)}.{rest:06d}+00"
 
 
 class Ending(msgspec.Struct, kw_only=True):
@@ -45,10 +58,10 @@ class Recorder:
         self._deployment = str(deployment_id)
         self._runtime = runtime
 
-    def record(self, run: Run, ending: Ending, snapshot: str, strict: bool) -> Statement:
+    def record(self, run: Run, ending: Ending, snapshot: str, strict: bool) -> FixedStatement:
         """The whole record of a run, for the last transaction of a request that has only one."""
         boundaries, spans, reason = self._contents(run)
-        parameters = [
+        return _RECORD.bind(
             *self._identity(run),
             str(run.elapsed_us()),
             "completed",
@@ -61,17 +74,16 @@ class Recorder:
             reason,
             spans,
             "t" if strict or self._strict else "f",
-        ]
-        return Statement(_RECORD, parameters)
+        )
 
-    def continuation(self, run: Run, snapshot: str) -> Statement:
+    def continuation(self, run: Run, snapshot: str) -> FixedStatement:
         """Notes one of several transactions of a request; a no-op if it had no effects."""
-        return Statement(_CONTINUE, [*self._identity(run), *self._origin(run, snapshot)])
+        return _CONTINUE.bind(*self._identity(run), *self._origin(run, snapshot))
 
-    def completion(self, run: Run, ending: Ending) -> Statement:
+    def completion(self, run: Run, ending: Ending) -> FixedStatement:
         """Completes a record that stands as running."""
         boundaries, spans, reason = self._contents(run)
-        parameters = [
+        return _COMPLETE.bind(
             run.request_id,
             str(run.elapsed_us()),
             ending.outcome,
@@ -81,17 +93,15 @@ class Recorder:
             boundaries,
             reason,
             spans,
-        ]
-        return Statement(_COMPLETE, parameters)
+        )
 
-    def attempted(self, attempted: Attempted) -> Statement:
+    def attempted(self, attempted: Attempted) -> FixedStatement:
         """Row changes that were rolled back."""
-        return Statement(_ATTEMPTED, (attempted.request_id, attempted.mutations))
+        return _ATTEMPTED.bind(attempted.request_id, attempted.mutations)
 
     def _identity(self, run: Run) -> list[str | None]:
         invocation = run.invocation
         http = invocation.http
-        started = datetime.fromtimestamp(invocation.started_at_ns / 1e9, UTC)
         return [
             run.request_id,
             invocation.trace_id,
@@ -106,7 +116,7 @@ class Recorder:
             to_json(run.redacted_input),
             invocation.client_request_id,
             invocation.principal,
-            started.isoformat(),
+            _utc(invocation.started_at_ns),
         ]
 
     def _origin(self, run: Run, snapshot: str) -> list[str | None]:

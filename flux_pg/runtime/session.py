@@ -21,7 +21,7 @@ import psycopg
 import trio
 
 from ..database.connection import Connection
-from ..database.pipeline import Result, Statement, run_batch
+from ..database.pipeline import FixedQuery, Result, Sendable, Statement, run_batch
 from ..database.pool import Pool
 from ..errors import FluxError
 from ..queue.settlement import settle
@@ -39,8 +39,10 @@ CLOSED = "ZF004"
 """SQLSTATE: the record is closed already."""
 
 
-_ROLLBACK = Statement("rollback")
-_STANDING = "select flux.recorded_outcome(%s)"
+_BEGIN = FixedQuery("begin").bind()
+_COMMIT = FixedQuery("commit").bind()
+_ROLLBACK = FixedQuery("rollback").bind()
+_STANDING = FixedQuery("select flux.recorded_outcome($1)", 1)
 _AGAIN = frozenset({"40001", "40P01"})
 
 
@@ -414,7 +416,7 @@ class RunDatabase:
                 await transaction.abandon()
         self._open.clear()
 
-    def _tail(self, called: Sequence[_Called], attempted: Sequence[Attempted]) -> list[Statement]:
+    def _tail(self, called: Sequence[_Called], attempted: Sequence[Attempted]) -> list[Sendable]:
         if self._recorder is None:
             return []
         record = self._recorder.record
@@ -423,10 +425,10 @@ class RunDatabase:
             *(self._recorder.attempted(item) for item in attempted),
         ]
 
-    def _last_tail(self, attempted: Sequence[Attempted] = ()) -> list[Statement]:
+    def _last_tail(self, attempted: Sequence[Attempted] = ()) -> list[Sendable]:
         return self._tail([*self._ended, *self._called], [*self._attempted, *attempted])
 
-    def _last_word(self, run: Run, ending: Ending) -> list[Statement]:
+    def _last_word(self, run: Run, ending: Ending) -> list[Sendable]:
         job = run.invocation.job
         # A job is settled first: the record's insert then sees that there are effects.
         settling = [] if job is None else settle(job, ending.outcome, ending.error)
@@ -495,7 +497,7 @@ class RunDatabase:
         if not statements:
             return ending.outcome
         if len(statements) > 1:
-            statements = [Statement("begin"), *statements, Statement("commit")]
+            statements = [_BEGIN, *statements, _COMMIT]
         error = (await run_batch(conn, statements, finish=True)).error
         if error is None:
             return ending.outcome
@@ -511,7 +513,7 @@ class RunDatabase:
             self.committed = True
             return None
         if error.sqlstate == CLOSED:
-            found = (await run_batch(conn, [Statement(_STANDING, (run.request_id,))])).check()
+            found = (await run_batch(conn, [_STANDING.bind(run.request_id)])).check()
             standing: ExecutionOutcome | None = found[0].rows[0][0]
             if standing is not None:
                 return standing

@@ -27,6 +27,9 @@ _BARE_INSERT = re.compile(
     r"\binsert\s+into\s+[\w.\"$]+\s+(?:as\s+\w+\s+)?(?:values|select)\b", re.I
 )
 _JSON_TYPES = frozenset({114, 3802})
+# What is JSON as it is. Should its text not be (a lone surrogate, an integer of 70 bits), to_json()
+# takes its slow way.
+_PLAIN = frozenset({str, int, bool, type(None)})
 _PLACEHOLDER = re.compile(r"%(?:%|(?:\((\w+)\))?[sbt])")
 
 
@@ -54,6 +57,7 @@ class ParameterNames:
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
         self._known: dict[str, Secrets] = {}
+        self._special: dict[Any, tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
     def secret_parameters(self, sql: str) -> frozenset[int | str] | None:
         """Positions (from 0) or names of the secret parameters; None if any of them may be."""
@@ -61,11 +65,28 @@ class ParameterNames:
 
     def secrets_of(self, sql: str) -> Secrets:
         """What of a statement is secret."""
-        if sql not in self._known:
+        known = self._known.get(sql)
+        if known is None:
             if len(self._known) >= _MAX_TEXTS:
                 self._known.clear()
-            self._known[sql] = self._find(sql)
-        return self._known[sql]
+            known = self._known[sql] = self._find(sql)
+        return known
+
+    def special_columns(
+        self, sql: str, columns: tuple[str, ...], types: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Positions of the columns of a result that are secret, and of those that are JSON."""
+        key = (sql, columns, types)
+        known = self._special.get(key)
+        if known is None:
+            if len(self._special) >= _MAX_TEXTS:
+                self._special.clear()
+            renamed, is_secret = self.secrets_of(sql).columns, self._redactor.is_secret
+            known = self._special[key] = (
+                tuple(at for at, c in enumerate(columns) if c in renamed or is_secret(c)),
+                tuple(at for at, oid in enumerate(types) if oid in _JSON_TYPES),
+            )
+        return known
 
     def _find(self, sql: str) -> Secrets:
         if not self._mentions_secret(sql):
@@ -173,6 +194,8 @@ def _cells(tree: exp.Expr) -> Iterator[tuple[str, exp.Expr]]:
 def redact_sql(run: Run, names: ParameterNames, sql: str) -> str:
     """The text of a statement as it may be written: secret literals hashed."""
     literals = names.secrets_of(sql).literals
+    if literals is not None and not literals:
+        return run.redactor.scrub(sql, run.secrets) if run.secrets else sql
 
     def mark(match: re.Match[str]) -> str:
         text = match.group()[1:-1].replace("''", "'")
@@ -180,9 +203,7 @@ def redact_sql(run: Run, names: ParameterNames, sql: str) -> str:
             return match.group()
         return f"'{_hidden(run, text)}'"
 
-    if literals is None or literals:
-        sql = _STRING.sub(mark, sql)
-    return run.redactor.scrub(sql, run.secrets)
+    return run.redactor.scrub(_STRING.sub(mark, sql), run.secrets)
 
 
 def redact_parameters(
@@ -202,6 +223,8 @@ def redact_parameters(
             else run.redact(plain(value))
             for key, value in params.items()
         }
+    if secret is not None and not secret:
+        return [v if type(v) in _PLAIN else run.redact(plain(v)) for v in params]
     return [
         _hidden(run, value) if _is_secret(secret, at, value) else run.redact(plain(value))
         for at, value in enumerate(params)
@@ -249,15 +272,18 @@ def result_output(
     columns = result.columns
     if not columns:
         return {"rowcount": result.rowcount}
-    renamed = names.secrets_of(sql).columns
-    is_secret = run.redactor.is_secret
-    secret = [at for at, name in enumerate(columns) if name in renamed or is_secret(name)]
-    documents = [at for at, oid in enumerate(result.types) if oid in _JSON_TYPES]
+    types = result.types
+    secret, documents = names.special_columns(sql, columns, types)
     rows: list[list[str | None]] = []
     size = 0
     for raw in result.raw_rows:
-        row = [None if cell is None else cell.decode("utf-8", "replace") for cell in raw]
-        size += sum(len(cell) for cell in raw if cell is not None)
+        row: list[str | None] = []
+        for cell in raw:
+            if cell is None:
+                row.append(None)
+            else:
+                size += len(cell)
+                row.append(cell.decode("utf-8", "replace"))
         if size > limit_bytes:
             run.mark_incomplete(
                 f"rows of a result recorded: {len(rows)} of {result.rowcount}, the others are "
@@ -269,9 +295,4 @@ def result_output(
         for at in documents:
             row[at] = _json_without_secrets(run, row[at])
         rows.append(row)
-    return {
-        "columns": columns,
-        "types": result.types,
-        "rows": rows,
-        "rowcount": result.rowcount,
-    }
+    return {"columns": columns, "types": types, "rows": rows, "rowcount": result.rowcount}

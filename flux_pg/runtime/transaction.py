@@ -26,7 +26,15 @@ import trio
 from psycopg import pq
 
 from ..database.connection import Connection
-from ..database.pipeline import Batch, Result, Statement, run_batch
+from ..database.pipeline import (
+    Batch,
+    FixedQuery,
+    FixedStatement,
+    Result,
+    Sendable,
+    Statement,
+    run_batch,
+)
 from ..database.pool import Pool
 from .run import signed
 from .statements import Statement as StatementText
@@ -36,31 +44,36 @@ _IDLE = pq.TransactionStatus.IDLE
 _INTRANS = pq.TransactionStatus.INTRANS
 _INERROR = pq.TransactionStatus.INERROR
 
-_CONTEXT = (
+_CONTEXT = FixedQuery(
     "select pg_catalog.pg_current_snapshot()::text,"
-    " pg_catalog.set_config('flux.request_id', %s, true),"
-    " pg_catalog.set_config('flux.span_id', %s, true),"
-    " pg_catalog.set_config('statement_timeout', %s, true)"
+    " pg_catalog.set_config('flux.request_id', $1, true),"
+    " pg_catalog.set_config('flux.span_id', $2, true),"
+    " pg_catalog.set_config('statement_timeout', $3, true)",
+    3,
 )
-_SET_SPAN = "select pg_catalog.set_config('flux.span_id', %s, true)"
-_SET_BOTH = (
-    "select pg_catalog.set_config('flux.request_id', %s, true),"
-    " pg_catalog.set_config('flux.span_id', %s, true)"
+_SET_SPAN = FixedQuery("select pg_catalog.set_config('flux.span_id', $1, true)", 1)
+_SET_BOTH = FixedQuery(
+    "select pg_catalog.set_config('flux.request_id', $1, true),"
+    " pg_catalog.set_config('flux.span_id', $2, true)",
+    2,
 )
-_COLLECT = "select flux.collect_attempted(%s)::text"
-_COLLECT_AFTER = (
+_COLLECT = FixedQuery("select flux.collect_attempted($1)::text", 1)
+_COLLECT_AFTER = FixedQuery(
     "select c.changes::text, c.changes -> -1 ->> 'seq'"
-    " from (select flux.collect_attempted(%s, %s) as changes) as c"
+    " from (select flux.collect_attempted($1, $2) as changes) as c",
+    2,
 )
 _STRUCK = "row changes not captured: stopped while a savepoint was being set after them"
-_SETTLE = Statement("set constraints all immediate")
-_COMMIT = Statement("commit")
-_ROLLBACK = Statement("rollback")
+_SETTLE = FixedQuery("set constraints all immediate").bind()
+_COMMIT = FixedQuery("commit").bind()
+_ROLLBACK = FixedQuery("rollback").bind()
 _BEGIN = {
-    "read committed": Statement("begin"),
-    "repeatable read": Statement("begin isolation level repeatable read"),
-    "serializable": Statement("begin isolation level serializable"),
+    "read committed": FixedQuery("begin").bind(),
+    "repeatable read": FixedQuery("begin isolation level repeatable read").bind(),
+    "serializable": FixedQuery("begin isolation level serializable").bind(),
 }
+# Made once: a transaction seldom needs more than the first few of their names.
+_SAVEPOINTS = tuple(FixedQuery(f"savepoint flux_{name}").bind() for name in range(64))
 
 
 class Attempted(msgspec.Struct, frozen=True):
@@ -127,7 +140,7 @@ class Transaction:
         self._unsaved = False
         self._blocks: list[Savepoint] = []
         self._turn = trio.lowlevel.ParkingLot()
-        self._pending: list[Statement] = []
+        self._pending: list[Sendable] = []
         self._context: tuple[str, str] = ("", "")
         self._requests: dict[str, None] = {}
         self._read_back: dict[str, list[str]] | None = None
@@ -250,7 +263,7 @@ class Transaction:
                 "current transaction is aborted, commands ignored until end of transaction block"
             )
 
-    def _prefix(self, text: StatementText, request_id: str, span_id: str) -> list[Statement]:
+    def _prefix(self, text: StatementText, request_id: str, span_id: str) -> list[Sendable]:
         """What has to go ahead of a statement; the state is as if it had gone through already.
 
         It cannot fail on a transaction that has not; if the sending itself fails, the caller
@@ -260,7 +273,7 @@ class Transaction:
         if not self._begun:
             self._begun = True
             self._context = (request_id, span_id)
-            context = Statement(_CONTEXT, (request_id, number, str(self._timeout_ms)))
+            context = _CONTEXT.bind(request_id, number, str(self._timeout_ms))
             return [_BEGIN[self._isolation], context, *self._block_savepoints()]
         prefix = self._pending
         self._pending = []
@@ -273,21 +286,22 @@ class Transaction:
             same_request = self._context[0] == request_id
             self._context = (request_id, span_id)
             prefix.append(
-                Statement(_SET_SPAN, (number,))
+                _SET_SPAN.bind(number)
                 if same_request
-                else Statement(_SET_BOTH, (request_id, number))
+                else _SET_BOTH.bind(request_id, number)
             )
         return prefix
 
-    def _savepoint(self) -> Statement:
+    def _savepoint(self) -> FixedStatement:
         # A name is never used twice: going back to a savepoint that was never set must fail.
         self._last_name += 1
         self._saves += (self._last_name,)
         self._unsaved = False
-        return Statement(f"savepoint flux_{self._last_name}")
+        name = self._last_name
+        return _SAVEPOINTS[name] if name < 64 else FixedQuery(f"savepoint flux_{name}").bind()
 
-    def _block_savepoints(self) -> list[Statement]:
-        statements = []
+    def _block_savepoints(self) -> list[Sendable]:
+        statements: list[Sendable] = []
         for block in self._blocks:
             if block.position is None:
                 block.unsaved_before = self._unsaved
@@ -301,11 +315,11 @@ class Transaction:
         """Whether the savepoint budget is used up; blocks need their savepoints all the same."""
         return len(self._saves) >= MAX_SAVEPOINTS and not self._blocks
 
-    def _suffix(self, text: StatementText, request_id: str) -> list[Statement]:
+    def _suffix(self, text: StatementText, request_id: str) -> list[Sendable]:
         if text.reads_only or not self._reads_back or not self._recording:
             return []
         return [
-            Statement(_COLLECT_AFTER, (name, self._read_up_to))
+            _COLLECT_AFTER.bind(name, self._read_up_to)
             for name in {**self._requests, request_id: None}
         ]
 
@@ -330,7 +344,7 @@ class Transaction:
                 newest = max(newest, int(seq))
         self._read_up_to = str(newest)
 
-    async def _send(self, statements: list[Statement], *, finish: bool = False) -> Batch:
+    async def _send(self, statements: list[Sendable], *, finish: bool = False) -> Batch:
         """One round trip; raises the server's error and notes what it did to the transaction."""
         conn = self._conn
         assert conn is not None
@@ -413,7 +427,7 @@ class Transaction:
         assert block.position is not None
         inside: list[Result] = []
         requests = list(self._requests) if block.wrote and self._recording else []
-        collect = [Statement(_COLLECT, (name,)) for name in requests]
+        collect = [_COLLECT.bind(name) for name in requests]
         if requests:
             if self.failed:
                 await self._return_to_savepoint()
@@ -455,7 +469,7 @@ class Transaction:
 
     # Ends
 
-    async def commit(self, tail: Sequence[Statement]) -> Batch | None:
+    async def commit(self, tail: Sequence[Sendable]) -> Batch | None:
         """Commit, with `tail` (the record) as its last statements, in one round trip.
 
         Cancellation: runs to its end.
@@ -492,11 +506,11 @@ class Transaction:
         await self._release()
         return batch
 
-    def _late_collects(self) -> list[Statement]:
+    def _late_collects(self) -> list[Sendable]:
         """A serializable transaction can fail at COMMIT itself: have its row changes before."""
         if self._isolation == "read committed" or not self.wrote or not self._recording:
             return []
-        return [Statement(_COLLECT_AFTER, (name, self._read_up_to)) for name in self._requests]
+        return [_COLLECT_AFTER.bind(name, self._read_up_to) for name in self._requests]
 
     def _remember(self, collected: Sequence[Result]) -> None:
         if collected and not any(result.aborted or result.error for result in collected):
@@ -540,7 +554,7 @@ class Transaction:
             await self._return_to_savepoint()
             if self.failed:
                 return self.missing
-        collects = [Statement(_COLLECT, (name,)) for name in self._requests]
+        collects = [_COLLECT.bind(name) for name in self._requests]
         batch = (await run_batch(self._conn, [*self._pending, *collects], finish=True)).check()
         results = batch[len(self._pending) :]
         self._keep(
