@@ -50,7 +50,7 @@ class QueueControl:
         self._functions = functions
         self._names = sorted(functions)
         self._lease_s = lease_s
-        self._mark: str | None = None
+        self._mark = "{}"
         self._complaint = ""
 
     async def claim(self, limit: int) -> list[Claimed]:
@@ -67,9 +67,11 @@ class QueueControl:
             statements.claim(self._worker, self._names, limit, self._lease_s, self._mark)
         )
         rows = result.rows
-        self._mark = rows[-1][-1] if rows else None
+        if rows and rows[-1][0] is None:
+            self._mark = rows.pop()[-1]
         received_at = trio.current_time()
-        return [self._claimed(row, received_at, asked_at + self._lease_s) for row in rows]
+        expires_at = asked_at + self._lease_s
+        return [self._claimed(row, received_at, expires_at) for row in rows]
 
     def _claimed(self, row: tuple[Any, ...], received_at: float, expires_at: float) -> Claimed:
         function = self._functions[row[1]]

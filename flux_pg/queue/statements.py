@@ -42,9 +42,9 @@ _NOTIFY = "select pg_catalog.pg_notify(%s, '')"
 
 
 def claim(
-    worker: UUID, functions: Sequence[str], limit: int, lease_s: float, mark: str | None
+    worker: UUID, functions: Sequence[str], limit: int, lease_s: float, mark: str
 ) -> Statement:
-    """Take up to `limit` jobs that are due; `mark` is the last column of the last claim's rows."""
+    """Take up to `limit` jobs that are due; `mark` is what the last row without a job said."""
     return Statement(_CLAIM, (str(worker), list(functions), str(limit), str(lease_s), mark))
 
 

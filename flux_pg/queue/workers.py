@@ -10,7 +10,9 @@ often than a reason to ask comes along (`Wakeup`, `NodePolls`); at the end of `d
 
 from __future__ import annotations
 
+import os
 import random
+import traceback
 from time import perf_counter
 from typing import Protocol
 from uuid import UUID
@@ -81,6 +83,7 @@ class JobWorkers:
         self._room_made = trio.Event()
         self._run_s = 0.0  # of one job, lately; 0: not known
         self._draining = False
+        self._polling = False  # what is asked now was told by nobody
         self._fetching_ended = trio.Event()
         self._all_ended = trio.Event()
         self._beat = trio.Event()
@@ -145,25 +148,26 @@ class JobWorkers:
                     self._room_made = trio.Event()
                     await self._room_made.wait()
                     continue
-                await self._fetch_once(room)
+                try:
+                    await self._fetch_once(room)
+                except Unanswered:
+                    await trio.sleep(_RETRY_S * (1 + _chance()))
         finally:
             self._fetching_ended.set()
 
-    async def _fetch_once(self, room: int, polled: bool = False) -> None:
-        try:
-            claimed = await self._control.claim(room)
-            self._hand_out(claimed)
-            if len(claimed) >= room:
-                return
-            if not self._draining:
-                next_s = await self._control.seconds_to_next()
-                if next_s is not None:
-                    self._wakeup.wake_in(next_s)
-        except Unanswered:
-            await trio.sleep(_RETRY_S * (1 + _chance()))
+    async def _fetch_once(self, room: int) -> None:
+        claimed = await self._control.claim(room)
+        self._hand_out(claimed)
+        if len(claimed) >= room:
             return
-        self._polls.note()
-        await self._wait_for_reason()
+        if self._polling and any(map(_was_missed, claimed)):
+            self._listener.doubt()
+        if not self._draining:
+            next_s = await self._control.seconds_to_next()
+            if next_s is not None:
+                self._wakeup.wake_in(next_s)
+            self._polls.note()
+            await self._wait_for_reason()
 
     def _room(self) -> int:
         """How many to claim now; 0 while enough wait."""
@@ -181,12 +185,12 @@ class JobWorkers:
 
     async def _wait_for_reason(self) -> None:
         """Until there may be something to claim."""
-        while not self._draining:
+        self._polling = False
+        while not (self._draining or self._polling):
             until = trio.current_time() + self._polls.due_in()
             if await self._wakeup.wait(until):
                 return
-            if self._polls.take():
-                return
+            self._polling = self._polls.take()
 
     # Running
 
@@ -197,7 +201,7 @@ class JobWorkers:
             if claimed is None:
                 await self._idle.park()
                 continue
-            if not self._held.waiting or self._room() > 0:
+            if self._room() > 0:
                 self._room_made.set()
             await self._run_one(claimed)
 
@@ -209,6 +213,9 @@ class JobWorkers:
         try:
             with trio.CancelScope() as claimed.scope:
                 await self._runner.run(make_invocation(claimed))
+        except Exception:
+            # Not the function's (those are recorded): the lease ends by itself, and counts.
+            os.write(2, f"flux: job {claimed.job.job_id}:\n{traceback.format_exc()}".encode())
         finally:
             self._ended(claimed, perf_counter() - began)
 
@@ -221,7 +228,8 @@ class JobWorkers:
         if claimed.function.concurrency is not None:
             # Others of its kind were left lying because it ran.
             self._notifier.pushed()
-        self._room_made.set()
+        if self._room() > 0:
+            self._room_made.set()
         if not self._held.running:
             self._all_ended.set()
 
@@ -262,3 +270,11 @@ class JobWorkers:
             return
         if claimed is not None:
             self._beat.set()
+
+
+def _was_missed(claimed: Claimed) -> bool:
+    """Whether somebody should have told of it before it was found."""
+    if claimed.job.attempt > 1:
+        return False  # a retry is due without being told
+    waited = claimed.claimed_at - max(claimed.enqueued_at, claimed.run_at)
+    return claimed.enqueued_at == claimed.run_at and waited.total_seconds() > _UNHEARD_S

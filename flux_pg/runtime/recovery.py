@@ -1,5 +1,9 @@
 """Turns what dead workers left in their journals into executions with outcome `crashed`.
 
+Jobs are settled with the record of their attempt, so that nobody waits for the lease: tried again
+after a pause, or dead if it was the last attempt (a job that kills its worker ends there). What the
+worker had claimed and not begun goes back uncounted; its journal's name is its name there.
+
 A journal is removed only after the database has confirmed its leftovers; while the database cannot
 be reached, the journals are kept and tried again. Doing it twice is harmless: the execution's key
 decides, also against a COMMIT of the dead worker's session that is still under way.
@@ -9,17 +13,22 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import msgspec
 import psycopg
 import trio
 
 from flux_pg.database.connection import Connection
+from flux_pg.queue.policy import pause_s
+from flux_pg.records import Backoff
 from flux_pg.runtime.events import CrashedRequests, OnEvent, RecoveryPostponed
 from flux_pg.runtime.journal import (
     DRAFT_SUFFIX,
@@ -44,6 +53,8 @@ _LIMITS = (
 )
 _PLACE = re.compile(r"(?P<file>.+):(?P<line>\d{1,9}) in (?P<function>.+)")
 _RECORD = "select flux.record_crashed(%s::jsonb)"
+_SETTLE = "select flux.job_crashed(%s, %s, clock_timestamp() + %s * interval '1 second', %s)"
+_RELEASE = "select flux.release_jobs(%s, null)"
 
 
 class Recovery:
@@ -106,9 +117,10 @@ class Recovery:
                 except JournalError:
                     claimed.path.rename(claimed.path.with_suffix(".unreadable"))
                     continue
+                connection = connection or await self._connect()
                 if journal.leftovers:
-                    connection = connection or await self._connect()
                     await self._record(connection, claimed, journal)
+                await _release(connection, claimed.path)
                 claimed.remove()
         finally:
             if connection is not None:
@@ -157,8 +169,30 @@ class Recovery:
 async def _record(connection: Connection[Any], entries: list[dict[str, Any]]) -> list[str]:
     async with connection.transaction():
         await connection.execute(_LIMITS)
+        # Before the records: a dead worker's session that is still committing takes its locks so.
+        for entry in entries:
+            if entry.get("job_id"):
+                await connection.execute(_SETTLE, _settlement(entry))
         cursor = await connection.execute(_RECORD, (json.dumps(entries),))
         return [str(row[0]) for row in await cursor.fetchall()]
+
+
+def _settlement(entry: dict[str, Any]) -> tuple[Any, ...]:
+    backoff = msgspec.convert(entry.get("backoff") or {}, Backoff)
+    attempt = int(entry.get("attempt") or 1)
+    error = {"type": "WorkerCrashed", "message": entry.get("reason", "")}
+    # Jittered: neighbours of a job that kills its worker must not meet it again.
+    wait_s = pause_s(backoff, attempt, random.random())
+    return entry["job_id"], entry["request_id"], wait_s, json.dumps(error)
+
+
+async def _release(connection: Connection[Any], path: Path) -> None:
+    """Give back what the worker had claimed and not begun."""
+    with suppress(ValueError):
+        worker = UUID(path.stem)
+        async with connection.transaction():
+            await connection.execute(_LIMITS)
+            await connection.execute(_RELEASE, (worker,))
 
 
 async def _record_alone(connection: Connection[Any], entry: dict[str, Any]) -> list[str] | None:

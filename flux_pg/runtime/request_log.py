@@ -55,12 +55,14 @@ class RequestLog:
 
     def _as_text(self, run: Run, ending: Ending) -> str:
         http = run.invocation.http
-        what = f"{http.method} {run.path}" if http else f"invoke {run.invocation.function.name}"
+        kind, name = run.invocation.kind, run.invocation.function.name
+        what = f"{http.method} {run.path}" if http else f"{kind} {name}"
         what = what.replace("\n", "\\n").replace("\r", "\\r").replace("\x1b", "\\x1b")
-        status = ending.status_code or 0
+        status = ending.status_code or (200 if ending.outcome == "ok" else 500)
         colour = _GREEN if status < 400 else _YELLOW if status < 500 else _RED
+        told = ending.outcome if ending.status_code is None else str(status)
         took = run.elapsed_us() / 1000
-        line = f"{what} {self._paint(colour, str(status))} {took:.1f} ms "
+        line = f"{what} {self._paint(colour, told)} {took:.1f} ms "
         line += self._paint(_DIM, run.request_id) + "\n"
         if ending.outcome != "ok":
             line += f"  {self._paint(_RED, ending.outcome)} → flux why {run.request_id}\n"
