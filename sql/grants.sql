@@ -9,8 +9,9 @@ declare
         'collect_attempted', 'record_attempted', 'recorded_outcome', 'redaction_key', 'record_migration',
         'tick_snapshot',
         -- Whoever may enqueue has functions run; who can do that records what they did.
-        'declare_functions', 'enqueue', 'claim_jobs', 'next_job_at', 'complete_job', 'fail_job',
-        'cancel_attempt', 'extend_leases', 'release_jobs'
+        'declare_functions', 'enqueue', 'enqueue_many', 'claim_jobs', 'next_job_at', 'complete_job',
+        'fail_job', 'cancel_attempt', 'job_crashed', 'extend_leases', 'release_jobs', 'cancel_job',
+        'retry_job'
     ];
     v_reader constant text[] := array[
         'span_hex', 'uuid_floor', 'trace', 'why', 'history', 'blame', 'state_at', 'verify',

@@ -1,13 +1,11 @@
--- Waiting jobs lie in levels: one of each gate (the functions without limit together, each limited one
--- by itself) and priority, in the order of run_at. A claim goes through the levels that have
--- something due, the highest priority first, and takes what it may.
+-- A claim goes through the levels (flux.list_levels) that have something due, the highest priority first,
+-- and takes what it may. Who claims at the same time passes by what is locked.
 --
 -- A transaction that stays open keeps the index entries of all jobs claimed since, and to walk them
 -- with every claim would end in a standstill. So a look at all levels measures itself. If it was slow,
 -- the claim hands out a mark: how far each level is done, and when to look at everything again, so
--- that such looks take a tenth of the time. Until then claims go on from their marks; what was
--- enqueued before them (a higher priority, a transaction that was slow to commit) waits for the next
--- look.
+-- that such looks take a tenth of the time. Until then claims go on from their marks; what lies before
+-- them (another priority, a transaction that was slow to commit) waits for the next look.
 create function flux.claim_jobs(
     p_worker uuid,
     p_functions text[],
@@ -37,95 +35,146 @@ language plpgsql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
-set enable_sort = on
 set jit = off
 set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
-    v_now constant timestamptz := clock_timestamp();
+    c_slow constant interval := '3 milliseconds';
+    v_now timestamptz;
     v_gates text[];
+    v_marks jsonb;
+    v_done jsonb := '[]';
     v_left integer := p_limit;
+    v_claimed integer;
+    v_slots integer;
+    v_oldest uuid;
     v_level record;
-    v_take integer;
     v_tids tid[];
+    v_run_at timestamptz;
+    v_job_id uuid;
+    v_begun timestamptz;
+    v_cost interval;
+    v_head bytea;
 begin
-    -- A claim that is lost with the server takes all that followed it along, so nobody waits for the disk.
+    if p_worker is null or p_functions is null or p_limit is null or p_limit not between 1 and 1000
+        or p_lease is null or p_lease <= interval '0'
+    then
+        raise exception 'a claim needs a worker, functions, a limit of 1 to 1000 and a lease'
+            using errcode = 'ZF001', hint = 'Leave out p_lease for 30 seconds.';
+    end if;
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'jobs cannot be claimed in a % transaction',
+            current_setting('transaction_isolation')
+            using errcode = 'ZF001', hint = 'Claim in a transaction of its own, read committed.';
+    end if;
+    -- A claim that is lost with the server takes all that followed it along: no need to wait for the disk.
     perform set_config('synchronous_commit', 'off', true);
-    select array_agg(f.name) into v_gates
-    from flux.functions as f
-    where f.gated and f.name = any (p_functions);
+    v_now := clock_timestamp();
+    mark := p_mark;
+    if v_now < to_timestamp((mark ->> 'settle_at')::float8) is not true then
+        perform flux.settle_leases(100);
+        v_cost := clock_timestamp() - v_now;
+        v_now := v_now + v_cost;
+        mark := mark || jsonb_build_object('settle_at',
+            extract(epoch from v_now + greatest(interval '5 seconds', 20 * v_cost)));
+    end if;
+    if v_now < to_timestamp((mark ->> 'look_at')::float8) then
+        v_marks := mark -> 'levels';
+    end if;
+    v_gates := flux.list_gates(p_functions);
+    v_head := flux.uuid_head(v_now);
+    v_begun := clock_timestamp();
+    v_cost := interval '0';
     for v_level in
-        with recursive levels as (
-            select h.gate, h.priority, h.run_at, h.job_id
-            from unnest(array_append(v_gates, '')) as g (gate)
-            cross join lateral (
-                select q.gate, q.priority, q.run_at, q.job_id
-                from flux.job_queue as q
-                where q.lease_token is null and q.gate = g.gate
-                order by q.priority desc, q.run_at, q.job_id
-                limit 1
-            ) as h
-            union all
-            select h.gate, h.priority, h.run_at, h.job_id
-            from levels as l
-            cross join lateral (
-                select q.gate, q.priority, q.run_at, q.job_id
-                from flux.job_queue as q
-                where q.lease_token is null and q.gate = l.gate and q.priority < l.priority
-                order by q.priority desc, q.run_at, q.job_id
-                limit 1
-            ) as h
-        )
         select l.gate, l.priority, l.run_at, l.job_id
-        from levels as l
+        from flux.list_levels(v_gates, v_marks) as l
         where l.run_at <= v_now
         order by l.priority desc, l.run_at, l.job_id
     loop
+        v_cost := v_cost + (clock_timestamp() - v_begun);
         exit when v_left <= 0;
-        v_take := v_left;
+        v_begun := clock_timestamp();
+        v_slots := v_left;
+        v_oldest := null;
         if v_level.gate <> '' then
-            v_take := least(v_take, flux.free_slots(v_level.gate));
-            continue when v_take <= 0;
+            select least(v_left, s.slots), s.oldest into v_slots, v_oldest
+            from flux.free_slots(v_level.gate, coalesce(
+                (mark -> 'oldest' ->> v_level.gate)::uuid, '00000000-0000-0000-0000-000000000000'
+            )) as s;
         end if;
-        select array_agg(p.tid) into v_tids
-        from (
-            select q.ctid as tid
-            from flux.job_queue as q
-            where q.lease_token is null and q.gate = v_level.gate and q.priority = v_level.priority
-                and q.run_at <= v_now
-                and (q.run_at, q.job_id) >= (v_level.run_at, v_level.job_id)
-                and q.function = any (p_functions)
-            order by q.gate, q.priority desc, q.run_at, q.job_id
-            limit v_take
-            for update skip locked
-        ) as p;
-        return query
-        with claimed as (
-            update flux.job_queue as q
-            set gate = case when q.function = any (v_gates) then q.function else '' end,
-                lease_token = flux.make_uuid(),
-                worker = p_worker,
-                claimed_at = v_now,
-                lease_expires_at = v_now + p_lease,
-                attempt = q.attempt + 1,
-                trace_id = coalesce(q.trace_id, (
-                    select e.trace_id from flux.execution_log as e
-                    where e.request_id = q.enqueued_by_request
-                ), gen_random_uuid())
-            where q.ctid = any (v_tids)
-            returning q.*
-        )
-        select c.job_id, c.function, c.payload::text, c.attempt, c.max_attempts, c.lease_token,
-            c.trace_id, c.enqueued_by_request, c.enqueued_by_span, c.priority, c.enqueued_at,
-            c.run_at, c.claimed_at, c.schedule, c.due_at, c.gate <> '', null::jsonb
-        from claimed as c
-        order by c.run_at, c.job_id;
-        get diagnostics v_take = row_count;
-        v_left := v_left - v_take;
+        v_tids := null;
+        v_run_at := null;
+        v_job_id := null;
+        if v_slots > 0 then
+            select array_agg(p.tid), (array_agg(p.run_at))[count(*)],
+                (array_agg(p.job_id))[count(*)]
+            into v_tids, v_run_at, v_job_id
+            from (
+                select q.ctid as tid, q.run_at, q.job_id
+                from flux.job_queue as q
+                where q.lease_token is null and q.gate = v_level.gate
+                    and q.priority = v_level.priority and q.run_at <= v_now
+                    and (q.run_at, q.job_id) >= (v_level.run_at, v_level.job_id)
+                    and q.function = any (p_functions)
+                order by q.gate, q.priority desc, q.run_at, q.job_id
+                limit v_slots
+                for update skip locked
+            ) as p;
+        end if;
+        v_cost := v_cost + (clock_timestamp() - v_begun);
+        if v_tids is not null then
+            return query
+            with claimed as (
+                -- What was filed before its function had a limit goes behind the gate instead.
+                update flux.job_queue as q
+                set gate = case when q.function = any (v_gates) then q.function else '' end,
+                    lease_token = case
+                        when q.gate = '' and q.function = any (v_gates) then null
+                        else encode(overlay(
+                            uuid_send(gen_random_uuid()) placing v_head from 1 for 8
+                        ), 'hex')::uuid end,
+                    worker = p_worker,
+                    claimed_at = v_now,
+                    lease_expires_at = v_now + p_lease,
+                    attempt = q.attempt + case
+                        when q.gate = '' and q.function = any (v_gates) then 0 else 1 end,
+                    trace_id = coalesce(q.trace_id, (
+                        select e.trace_id from flux.execution_log as e
+                        where e.request_id = q.enqueued_by_request
+                    ), gen_random_uuid())
+                where q.ctid = any (v_tids)
+                returning q.*
+            )
+            select c.job_id, c.function, c.payload::text, c.attempt, c.max_attempts,
+                c.lease_token, c.trace_id, c.enqueued_by_request, c.enqueued_by_span, c.priority,
+                c.enqueued_at, c.run_at, c.claimed_at, c.schedule, c.due_at, c.gate <> '',
+                null::jsonb
+            from claimed as c
+            where c.lease_token is not null
+            order by c.run_at, c.job_id;
+            get diagnostics v_claimed = row_count;
+            v_left := v_left - v_claimed;
+        end if;
+        v_done := v_done || jsonb_build_object(
+            'gate', v_level.gate, 'priority', v_level.priority,
+            'run_at', coalesce(v_run_at, v_level.run_at),
+            'job_id', coalesce(v_job_id, v_level.job_id), 'oldest', v_oldest
+        );
+        v_begun := clock_timestamp();
     end loop;
+    v_cost := v_cost + (clock_timestamp() - v_begun);
+    if mark is not null and (v_marks is not null or v_cost > c_slow + (p_limit - v_left) * interval '20 microseconds')
+    then
+        mark := flux.advance_mark(mark, v_done, v_gates, v_now,
+            case when v_marks is null then v_cost end);
+    end if;
+    if mark is distinct from p_mark then
+        job_id := null;
+        return next;
+    end if;
 end
 $$;
 
 comment on function flux.claim_jobs is
-    'Leases jobs that are due to a worker, best first. In a transaction of its own.';
+    'Leases jobs that are due to a worker, best first; the token of a lease is the request id of the attempt. Claim in a transaction of its own, which need not wait for the disk. p_mark is what an earlier claim of this worker returned, {} at first: a row without job_id, the last one, carries a new mark. Null does without: simple, and slow where a transaction stays open for long. Also settles leases that have expired.';

@@ -17,30 +17,16 @@ declare
     v_now constant timestamptz := clock_timestamp();
     v_run_at constant timestamptz := coalesce(p_run_at, v_now + p_delay, v_now);
     v_job_id uuid;
-    v_max_attempts integer;
-    v_gate text;
+    v_filed record;
 begin
-    select coalesce(p_max_attempts, f.max_attempts), case when f.gated then f.name else '' end
-    into v_max_attempts, v_gate
-    from flux.functions as f
-    where f.name = p_function;
-    if not found then
-        raise exception 'there is no function %', coalesce(quote_ident(p_function), 'null')
-            using errcode = 'ZF002',
-                hint = 'A function is known once a worker has loaded it; see flux.functions.';
-    end if;
+    v_filed := flux.file_job(p_function, p_priority, p_max_attempts, v_run_at);
     if p_run_at is not null and p_delay is not null then
         raise exception 'a job has either a delay or a time to run at, not both'
             using errcode = 'ZF001', hint = 'Leave out p_delay or p_run_at.';
     end if;
-    if v_max_attempts < 1 or p_priority is null or p_priority not between -1000 and 1000
-        or not isfinite(v_run_at)
-    then
-        raise exception 'max_attempts % must be at least 1, priority % within -1000 and 1000, the time % finite',
-            v_max_attempts, coalesce(p_priority::text, 'null'), v_run_at
-            using errcode = 'ZF001', hint = 'Change the argument, or leave it out.';
-    end if;
-    v_job_id := coalesce(p_job_id, flux.make_uuid());
+    v_job_id := coalesce(p_job_id, encode(overlay(
+        uuid_send(gen_random_uuid()) placing flux.uuid_head(v_now) from 1 for 8
+    ), 'hex')::uuid);
     if p_idempotency_key is not null then
         insert into flux.job_keys (function, idempotency_key, job_id)
         values (p_function, p_idempotency_key, v_job_id)
@@ -57,8 +43,8 @@ begin
         payload, trace_id, enqueued_by_request, idempotency_key
     ) values (
         v_job_id, v_run_at, v_now,
-        nullif(current_setting('flux.span_id', true), '')::bigint, p_priority, v_max_attempts,
-        v_gate, p_function, coalesce(p_payload, '{}'), p_trace_id,
+        nullif(current_setting('flux.span_id', true), '')::bigint, p_priority, v_filed.max_attempts,
+        v_filed.gate, p_function, coalesce(p_payload, '{}'), p_trace_id,
         nullif(current_setting('flux.request_id', true), '')::uuid, p_idempotency_key
     );
     if v_run_at <= v_now then

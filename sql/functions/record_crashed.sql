@@ -13,12 +13,15 @@ begin
     end if;
     return query
     insert into flux.execution_log as e (
-        request_id, trace_id, root_span_id, kind, function, method, path, input,
-        client_request_id, principal, started_at, state, outcome, status_code, error, runtime,
+        request_id, trace_id, root_span_id, parent_request_id, parent_span_id, job_id, attempt,
+        kind, function, method, path, input, client_request_id, principal, started_at, state,
+        outcome, status_code, error, runtime,
         deployment_id, complete, incomplete_reason
     )
     select
         c.request_id, c.trace_id, coalesce(('x' || c.root_span_id)::bit(64)::bigint, 0),
+        c.parent_request_id, ('x' || c.parent_span_id)::bit(64)::bigint, c.job_id,
+        coalesce(c.attempt, 1),
         coalesce(c.kind, 'http'), c.function, c.method, c.path, c.input, c.client_request_id,
         c.principal, to_timestamp(c.started_at_us / 1000000.0), 'completed', 'crashed', null,
         json_strip_nulls(json_build_object(
@@ -29,11 +32,13 @@ begin
         coalesce(c.runtime, 'python'), c.deployment, false,
         'spans and row changes not captured: the worker died'
             || case when c.input_truncated then '; input truncated' else '' end
+            || case when c.input_lost then '; input not captured' else '' end
     from jsonb_to_recordset(p_entries) as c (
         request_id uuid, trace_id uuid, root_span_id text, kind text, function text, method text,
         path text, input json, client_request_id text, principal text, started_at_us numeric,
         deployment bigint, runtime text, reason text, location json,
-        input_truncated boolean
+        input_truncated boolean, input_lost boolean, parent_request_id uuid, parent_span_id text,
+        job_id uuid, attempt integer
     )
     on conflict (request_id) do update
     set state = 'completed',
