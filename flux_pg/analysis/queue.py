@@ -47,7 +47,10 @@ def entry(row: Row) -> dict[str, Any]:
         "priority": row["priority"],
         "enqueued_at": row["enqueued_at"],
         "finished_at": row["finished_at"],
+        "running_request_id": row["running_request_id"],
+        "cancel_requested": row["cancel_requested"],
         "schedule": row["schedule"],
+        "due_at": row["due_at"],
         "idempotency_key": row["idempotency_key"],
         "trace_id": row["trace_id"],
     }

@@ -39,7 +39,8 @@ select j.job_id::text, j.function, j.state, j.attempt, j.max_attempts, j.priorit
     flux.iso_time(j.run_at) as run_at, flux.iso_time(j.enqueued_at) as enqueued_at,
     flux.iso_time(j.finished_at) as finished_at,
     j.enqueued_by_request::text, j.enqueued_by_span, j.last_request_id::text, j.last_error,
-    j.schedule, j.idempotency_key, replace(j.trace_id::text, '-', '') as trace_id
+    j.running_request_id::text, j.cancel_requested, j.schedule, flux.iso_time(j.due_at) as due_at,
+    j.idempotency_key, replace(j.trace_id::text, '-', '') as trace_id
 """
     + _CHOSEN
 )

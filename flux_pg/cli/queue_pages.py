@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from tabulate import tabulate
+from tabulate import MIN_PADDING, tabulate
 
 from flux_pg.analysis import queue as jobs
 from flux_pg.analysis.details import field_lines
@@ -40,20 +40,21 @@ def table(rows: Sequence[Row], style: Style, width: int, now: datetime) -> str:
             jobs.tries(row),
             jobs.standing(row, now),
             enqueuer(row),
-            short_id(row["last_request_id"] or ""),
+            short_id(row["running_request_id"] or row["last_request_id"] or ""),
             jobs.error_line(row["last_error"]),
         ]
         for row in rows
     ]
-    headers = ["job", "function", "state", "attempt", "when", "enqueued by", "last run", "error"]
+    headers = ["job", "function", "state", "attempt", "when", "by", "last run", "error"]
     for index in range(len(headers) - 1, 3, -1):
         if not any(line[index] for line in lines):
             headers.pop(index)
             for line in lines:
                 line.pop(index)
     if headers[-1] == "error":
-        others = [headers[:-1], *(line[:-1] for line in lines)]
-        taken = sum(max(map(cells, column)) + 2 for column in zip(*others, strict=True))
+        titles = [title + " " * MIN_PADDING for title in headers[:-1]]
+        others = zip(titles, *(line[:-1] for line in lines), strict=True)
+        taken = sum(max(map(cells, column)) + 2 for column in others)
         for line in lines:
             line[-1] = fit(line[-1], max(width - taken, _LEAST_ERROR))
     painted = [
@@ -78,7 +79,7 @@ def page(document: Row, parent: Row | None, style: Style, width: int, now: datet
     lines = ["  ".join(filter(None, told)), style.dim(f"{document['job_id']}  {enqueued}")]
     lines += ["", *_facts(document, parent, style)]
     sections = (
-        ("ATTEMPTS", [_attempt(one, style, width - 2) for one in document["attempts"]]),
+        ("ATTEMPTS", [x for one in document["attempts"] for x in _attempt(one, style, width - 2)]),
         ("LAST ERROR", _error(document, style, width - 2)),
         ("INPUT", field_lines(document["input"], width - 4)),
     )
@@ -107,12 +108,14 @@ def _facts(document: Row, parent: Row | None, style: Style) -> list[str]:
     return [f"{name:<12} {value}" for name, value in facts if value]
 
 
-def _attempt(attempt: Row, style: Style, width: int) -> str:
-    outcome = attempt["outcome"]
-    text = fit(f"{show_time(attempt['started_at'])}  {jobs.attempt_line(attempt)}", width)
-    return style.bad(text) if outcome in ("error", "timeout", "crashed") else (
-        style.good(text) if outcome == "ok" else style.warn(text)
-    )  # fmt: skip
+def _attempt(attempt: Row, style: Style, width: int) -> list[str]:
+    outcome = attempt["outcome"] or "running"
+    number = f"{attempt['attempt']:>2}"
+    told = f"{show_time(attempt['started_at'])}  {jobs.attempt_text(attempt)}"
+    lines = [f"{number}  {style.outcome(attempt['outcome'], f'{outcome:<9}')}  {told}"]
+    if attempt["error"]:
+        lines.append("    " + style.bad(fit(jobs.error_line(attempt["error"]), width - 4)))
+    return lines
 
 
 def _error(document: Row, style: Style, width: int) -> list[str]:
