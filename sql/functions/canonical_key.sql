@@ -23,8 +23,7 @@ begin
                 using errcode = 'ZF001', hint = 'Give the key as SQL would take it.';
         end;
     end if;
-    return case when p_id = any (p_shape.redacted_ids) then flux.redact_text(v_value)
-        else v_value end;
+    return flux.redact_image(p_shape, p_id, v_value);
 end
 $$;
 comment on function flux.canonical_key(flux.table_shapes, smallint, text) is

@@ -18,7 +18,10 @@ as $$
         coalesce(jsonb_agg(flux.describe_type(a.atttypid) order by a.attnum), '[]'),
         flux.read_key(p_relation),
         coalesce(
-            array_agg(a.attnum order by a.attnum) filter (where flux.is_redacted(a.attname)), '{}'
+            array_agg(a.attnum order by a.attnum) filter (
+                where flux.is_redacted(a.attname)
+                    or a.atttypid >= 16384 and flux.has_secret_field(a.atttypid)
+            ), '{}'
         )
     from pg_attribute as a
     where a.attrelid = p_relation and a.attnum > 0 and not a.attisdropped

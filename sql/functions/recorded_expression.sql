@@ -3,10 +3,8 @@ create function flux.recorded_expression(
 ) returns text
 language sql stable parallel safe
 set search_path = pg_catalog, pg_temp
-return case when p_id = any (p_shape.redacted_ids) then
-    format('flux.redact_text(%s)',
-        flux.image_expression(format('%s.%I', p_record, p_name), p_type))
-    else flux.image_expression(format('%s.%I', p_record, p_name), p_type)
-end;
+return flux.redacted_expression(
+    flux.image_expression(format('%s.%I', p_record, p_name), p_type), p_id, p_shape
+);
 comment on function flux.recorded_expression(text, text, smallint, oid, flux.table_shapes) is
-    'SQL for what is written about a column: its image, or the hash that stands in for it.';
+    'SQL for what is written about a column: its image, or the hashes that stand in for what is secret.';

@@ -9,6 +9,8 @@ declare
     v_new text;
     v_old text;
     v_changes text;
+    v_new_documents text;
+    v_old_documents text;
     v_key_mask bigint;
     v_new_key text;
     v_old_key text;
@@ -16,34 +18,61 @@ declare
     v_partitioned boolean;
 begin
     select
-        string_agg(flux.recorded_expression('new', c.name, c.id, a.atttypid, p_shape), ', '
+        string_agg(case when i.new_document is null then i.new_image else 'null' end, ', '
             order by c.position),
-        string_agg(flux.recorded_expression('old', c.name, c.id, a.atttypid, p_shape), ', '
+        string_agg(case when i.old_document is null then i.old_image else 'null' end, ', '
             order by c.position),
         string_agg(
             format(
                 $f$
         if %s then
             v_mask := v_mask | %s;%s
-            v_old := array_append(v_old, %s);
-            v_new := array_append(v_new, %s);
+            %s
         end if;$f$,
                 flux.change_expression(c.name, a.atttypid, a.attstorage),
                 (1::bigint << ((c.id - 1) % 63)),
                 case when greatest_id.id > 63
                     then format(E'\n            v_changed := array_append(v_changed, %s::smallint);', c.id)
                 end,
-                flux.recorded_expression('old', c.name, c.id, a.atttypid, p_shape),
-                flux.recorded_expression('new', c.name, c.id, a.atttypid, p_shape)
+                coalesce(
+                    ltrim(i.old_document, E'\n ') || E'\n            '
+                    || 'v_old := array_append(v_old, v_document);' || i.new_document
+                    || E'\n            ' || 'v_new := array_append(v_new, v_document);',
+                    format(
+                        'v_old := array_append(v_old, %s);'
+                        || E'\n            ' || 'v_new := array_append(v_new, %s);',
+                        i.old_image, i.new_image
+                    )
+                )
             ), '' order by c.position
+        ),
+        string_agg(
+            i.new_document || format(E'\n            v_new[%s] := v_document;', c.position), ''
+            order by c.position
+        ),
+        string_agg(
+            i.old_document || format(E'\n            v_old[%s] := v_document;', c.position), ''
+            order by c.position
         ),
         coalesce(bit_or(case when c.id = any (p_shape.key_ids)
             then 1::bigint << ((c.id - 1) % 63) else 0 end), 0),
         coalesce(bool_or(greatest_id.id > 63), false)
-    into v_new, v_old, v_changes, v_key_mask, v_wide
+    into v_new, v_old, v_changes, v_new_documents, v_old_documents, v_key_mask, v_wide
     from unnest(p_shape.column_ids, p_shape.column_names, p_shape.attribute_numbers)
         with ordinality as c (id, name, number, position)
     join pg_attribute as a on a.attrelid = p_shape.relation and a.attnum = c.number
+    cross join lateral (
+        select flux.image_expression(format('old.%I', c.name), a.atttypid) as old_image,
+            flux.image_expression(format('new.%I', c.name), a.atttypid) as new_image
+        offset 0
+    ) as e
+    cross join lateral (
+        select flux.redacted_expression(e.old_image, c.id, p_shape) as old_image,
+            flux.redacted_expression(e.new_image, c.id, p_shape) as new_image,
+            flux.document_source(e.old_image, c.id, p_shape) as old_document,
+            flux.document_source(e.new_image, c.id, p_shape) as new_document
+        offset 0
+    ) as i
     cross join (select max(m.id) from unnest(p_shape.column_ids) as m (id)) as greatest_id (id);
     v_new_key := flux.row_key_expression('new', p_shape);
     v_old_key := flux.row_key_expression('old', p_shape);
@@ -63,7 +92,7 @@ declare
     v_previous tid;
     v_next tid;
     v_op "char";
-    v_pending text;
+    v_pending text;%16$s
 begin
     if %1$s <> %2$s then
         perform flux.check_recorder(tg_relid, %3$s);
@@ -83,13 +112,13 @@ begin
     elsif tg_op = 'INSERT' then
         v_op := 'I';
         v_next := new.ctid;
-        v_new := array[%8$s]::text[];
+        v_new := array[%8$s]::text[];%17$s
         v_key := %5$s;%12$s
     else
         v_op := 'D';
         v_mask := 0;
         v_previous := old.ctid;
-        v_old := array[%9$s]::text[];
+        v_old := array[%9$s]::text[];%18$s
         v_key := %7$s;
     end if;
     if length(v_key) > 200 then
@@ -174,7 +203,10 @@ $f$ else '' end,
         case when p_shape.key_ids is not null then format($f$
             if flux.is_own_xid(old.xmin) then
                 perform flux.relink_version(%s, tg_relid, %s, old.ctid, new.ctid);
-            end if;$f$, p_shape.table_id, v_new_key) else '' end
+            end if;$f$, p_shape.table_id, v_new_key) else '' end,
+        case when v_new_documents is not null then E'\n    v_document text;' end,
+        v_new_documents,
+        v_old_documents
     );
 end
 $$;

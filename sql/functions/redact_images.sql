@@ -6,9 +6,7 @@ declare
     v_images text[] := p_images;
 begin
     for i in 1 .. cardinality(p_shape.column_ids) loop
-        if p_shape.column_ids[i] = any (p_shape.redacted_ids) then
-            v_images[i] := flux.redact_text(v_images[i]);
-        end if;
+        v_images[i] := flux.redact_image(p_shape, p_shape.column_ids[i], v_images[i]);
     end loop;
     return v_images;
 end

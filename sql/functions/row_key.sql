@@ -12,9 +12,7 @@ begin
         return;
     end if;
     for i in 1 .. cardinality(v_parts) loop
-        if p_shape.key_ids[i] = any (p_shape.redacted_ids) then
-            v_parts[i] := flux.redact_text(v_parts[i]);
-        end if;
+        v_parts[i] := flux.redact_image(p_shape, p_shape.key_ids[i], v_parts[i]);
     end loop;
     key := case when cardinality(v_parts) = 1 then v_parts[1]
         else textin(array_out(v_parts)) end;

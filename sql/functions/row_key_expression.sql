@@ -16,13 +16,13 @@ return case
             else format('textin(array_out(array[%s]))', string_agg(k.sql, ', ' order by k.position))
         end
         from (
-            select i.position, format(
-                case when i.id = any (p_shape.redacted_ids) then 'flux.redact_text(%s)' else '%s' end,
+            select i.position, flux.redacted_expression(
                 flux.key_expression(
                     format('%s.%I', p_record,
                         p_shape.column_names[array_position(p_shape.column_ids, i.id)]),
                     a.atttypid
-                )
+                ),
+                i.id, p_shape
             ) as sql
             from unnest(p_shape.key_ids) with ordinality as i (id, position)
             join pg_attribute as a on a.attrelid = p_shape.relation
