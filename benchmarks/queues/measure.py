@@ -93,6 +93,22 @@ class Subject:
             result.pickups_ms = self._pick_up(worker, amounts)
         return result
 
+    def check_record(self) -> None:
+        """Fail unless Flux has the record of every job, and of every row that one wrote."""
+        if self.contender.key != "flux":
+            return
+        row = self._conn.execute(
+            "select (select count(*) from flux.executions where kind = 'job' and outcome = 'ok'),"
+            " (select count(*) from flux.mutations where op = 'INSERT'),"
+            " (select count(*) from effects) + (select count(*) from pickups)"
+        ).fetchone()
+        assert row is not None
+        executions, mutations, effects = row
+        if executions != self._next or mutations != effects:
+            raise SystemExit(
+                f"{executions} records of {self._next} jobs, {mutations} of {effects} rows"
+            )
+
     def drain_only(self, job: str, jobs: int) -> Drain:
         """Start a worker, warm it up with a tenth of the jobs, drain."""
         with processes.working(self._bench, self.contender) as worker:
@@ -172,6 +188,8 @@ def measure(subjects: list[Subject], rounds: int, amounts: Amounts) -> dict[str,
         turn = number % len(subjects)
         for subject in subjects[turn:] + subjects[:turn]:
             results[subject.contender.key].append(subject.round(amounts))
+    for subject in subjects:
+        subject.check_record()
     return results
 
 
