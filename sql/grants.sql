@@ -11,7 +11,9 @@ declare
         -- Whoever may enqueue has functions run; who can do that records what they did.
         'declare_functions', 'enqueue', 'enqueue_many', 'claim_jobs', 'next_job_at', 'complete_job',
         'fail_job', 'cancel_attempt', 'job_crashed', 'extend_leases', 'release_jobs', 'cancel_job',
-        'retry_job'
+        'retry_job',
+        'schedule', 'unschedule', 'pause_schedule', 'resume_schedule', 'run_schedule',
+        'tick_schedules', 'sync_schedules'
     ];
     v_reader constant text[] := array[
         'span_hex', 'uuid_floor', 'trace', 'why', 'history', 'blame', 'state_at', 'verify',
@@ -37,7 +39,7 @@ declare
     v_readable constant text[] := array[
         'executions', 'spans', 'mutations', 'deployments', 'functions', 'jobs', 'migrations',
         'redactions',
-        'refusal_counts', 'schema_version', 'snapshots', 'table_shapes', 'tracked_tables',
+        'refusal_counts', 'schedules', 'schema_version', 'snapshots', 'table_shapes', 'tracked_tables',
         'tracking_gaps'
     ];
     v_function record;
