@@ -68,19 +68,25 @@ def _whole(value: Any) -> int:
     return int(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0
 
 
-def build(spans: Sequence[Row], mutations: Sequence[Row] = (), jobs: Sequence[Row] = ()) -> Tree:
+def build(
+    spans: Sequence[Row],
+    mutations: Sequence[Row] = (),
+    jobs: Sequence[Row] = (),
+    outer: str | None = None,
+) -> Tree:
     """Build the tree from rows as `flux.trace` gives them.
 
     Args:
         spans: Rows with `span_id` and `parent_span_id`, in any order.
         mutations: Rows with the `span_id` that caused them.
         jobs: Likewise.
+        outer: The span of another request that caused this one: to be a child of it is no lack.
     """
     nodes = [Node(span) for span in spans]
     by_id: dict[Any, int] = {}
     for index, node in enumerate(nodes):
         by_id.setdefault(node.span.get("span_id"), index)
-    parents = _parents(nodes, by_id)
+    parents = _parents(nodes, by_id, outer)
     roots = []
     order = sorted(range(len(nodes)), key=lambda i: _order(nodes[i], i))
     for index in order:
@@ -108,14 +114,14 @@ def _hang(row: Row, nodes: list[Node], by_id: dict[Any, int], what: str) -> bool
     return True
 
 
-def _parents(nodes: list[Node], by_id: dict[Any, int]) -> list[int | None]:
+def _parents(nodes: list[Node], by_id: dict[Any, int], outer: str | None) -> list[int | None]:
     """Return each node's parent index, cycles cut, and mark orphans."""
     parents: list[int | None] = []
     for index, node in enumerate(nodes):
         wanted = node.span.get("parent_span_id")
         parent = None if wanted is None else by_id.get(wanted)
         parents.append(None if parent == index else parent)
-        node.orphan = wanted is not None and parents[-1] is None
+        node.orphan = wanted not in (None, outer) and parents[-1] is None
     settled = [False] * len(nodes)
     for start in range(len(nodes)):
         path: list[int] = []

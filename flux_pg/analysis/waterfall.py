@@ -44,7 +44,7 @@ class Waterfall:
 def label(span: Row) -> str:
     """Return what a span did, on one line."""
     kind, name = clean(str(span.get("kind") or "span")), clean(str(span.get("name") or ""))
-    if not name or name == kind or name.startswith(kind + " "):
+    if not name or name == kind or name.startswith((f"{kind} ", f"{kind}.")):
         return name or kind
     if kind.startswith("gateway"):
         return name if name.startswith("gateway") else f"{kind} {name}"

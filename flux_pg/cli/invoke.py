@@ -86,7 +86,7 @@ def _enqueue(
     from flux_pg.queue.durations import read_duration
 
     delay_s = read_duration(delay, "--delay") if delay is not None else 0.0
-    with open_database(scope.settings) as database, database.transaction():
+    with open_database(scope.settings) as database:
         enqueued = database.execute(
             "select flux.enqueue(%s, %s::jsonb, p_delay => %s, p_priority => %s,"
             " p_idempotency_key => %s) as job_id",

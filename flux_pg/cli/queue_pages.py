@@ -10,7 +10,7 @@ from tabulate import MIN_PADDING, tabulate
 
 from flux_pg.analysis import queue as jobs
 from flux_pg.analysis.details import field_lines
-from flux_pg.analysis.text import cells, clean, fit, short_id
+from flux_pg.analysis.text import cells, clean, fit, plural, short_id
 from flux_pg.cli.selectors import show_time
 from flux_pg.cli.style import Style
 
@@ -79,7 +79,7 @@ def page(document: Row, parent: Row | None, style: Style, width: int, now: datet
     lines = ["  ".join(filter(None, told)), style.dim(f"{document['job_id']}  {enqueued}")]
     lines += ["", *_facts(document, parent, style)]
     sections = (
-        ("ATTEMPTS", [x for one in document["attempts"] for x in _attempt(one, style, width - 2)]),
+        ("ATTEMPTS", _attempts(document["attempts"], style, width - 2)),
         ("LAST ERROR", _error(document, style, width - 2)),
         ("INPUT", field_lines(document["input"], width - 4)),
     )
@@ -106,6 +106,17 @@ def _facts(document: Row, parent: Row | None, style: Style) -> list[str]:
         ("priority", str(document["priority"]) if document["priority"] else ""),
     ]
     return [f"{name:<12} {value}" for name, value in facts if value]
+
+
+def _attempts(attempts: Sequence[Row], style: Style, width: int) -> list[str]:
+    lines: list[str] = []
+    before = 0
+    for attempt in attempts:
+        if attempt["attempt"] <= before:
+            lines.append(style.dim("    retried"))  # by a person: the attempts count from 1 again
+        before = attempt["attempt"]
+        lines += _attempt(attempt, style, width)
+    return lines
 
 
 def _attempt(attempt: Row, style: Style, width: int) -> list[str]:
@@ -143,10 +154,10 @@ def next_commands(document: Row) -> list[str]:
 def changed(verb: str, job: Row) -> str:
     """Return what became of a job that was retried or cancelled."""
     if verb == "retry":
-        return f"queued again, up to attempt {job['max_attempts']}"
+        return f"queued again, for up to {plural(job['max_attempts'], 'attempt')}"
     if job["state"] == "cancelled":
         return "cancelled"
-    return f"will be cancelled: attempt {jobs.tries(job)} is {job['state']}"
+    return f"asked to stop: attempt {jobs.tries(job)} is running"
 
 
 def stats_table(rows: Sequence[Row], style: Style) -> str:

@@ -89,7 +89,9 @@ def fetch(database: Database, request: str) -> tuple[dict[str, Any], list[dict[s
 
 def tree_of(document: dict[str, Any], children: list[dict[str, Any]] | None = None) -> Tree:
     """Return the span tree of a trace document, the requests it caused among its jobs."""
-    return build(document["spans"], document["mutations"], [*document["jobs"], *(children or [])])
+    outer = (document.get("parent") or {}).get("span_id")
+    caused = [*document["jobs"], *(children or [])]
+    return build(document["spans"], document["mutations"], caused, outer)
 
 
 def headline(document: dict[str, Any], style: Style) -> str:

@@ -12,7 +12,7 @@ with pushed as (
         select o.job_id::uuid as job_id, s.span_id, 0 as place
         from flux.spans as s
         cross join lateral (
-            values (case json_typeof(s.output) when 'string' then s.output #>> '{}' end)
+            values (case json_typeof(s.output) when 'object' then s.output ->> 'job_id' end)
         ) as o (job_id)
         where s.request_id = p_request_id and s.kind = 'queue' and s.name <> 'queue.job'
             and o.job_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'

@@ -16,7 +16,8 @@ begin
             select j.job_id
             from flux.jobs as j
             where v_digits = '@last' or j.state = 'dead'
-            order by j.job_id desc
+            -- The last one to die, not the newest of the dead.
+            order by case when v_digits = '@lastdead' then j.finished_at end desc, j.job_id desc
             limit 1
         ) as x;
         if v_found is null then

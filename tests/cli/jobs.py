@@ -60,7 +60,7 @@ def place(conn: Connection, *functions: str, **more: Any) -> tuple[UUID, list[UU
             )
             job_ids.append(enqueue(conn, function, trace_id=UUID(TRACE), **more))
             push = span(span_id, "b" * 16, "queue", function, 5000 + number * 100, 90)
-            spans.append({**push, "output": str(job_ids[-1])})
+            spans.append({**push, "output": {"job_id": str(job_ids[-1])}})
         record(conn, request_id=request_id, function="place", path="/place", spans=spans)
     return request_id, job_ids
 
@@ -102,7 +102,10 @@ def settle(
 ) -> None:
     """End an attempt as a worker does: the job's row, then the record, in one transaction."""
     failure = {"type": "SendError", "message": error} if error else None
-    root = span(SPAN, None, "queue", "queue.job", 0, duration_us)
+    parent_span = None
+    if attempt.parent_span:
+        parent_span = f"{attempt.parent_span % (1 << 64):016x}"
+    root = span(SPAN, parent_span, "queue", "queue.job", 0, duration_us)
     if error:
         root |= {"status": "error", "error": failure}
     root["attributes"] = {
@@ -120,7 +123,7 @@ def settle(
             conn, request_id=attempt.token, function=attempt.function, path="", kind="job",
             outcome=outcome or ("error" if error else "ok"), status=None, error=failure,
             spans=[root], job_id=attempt.job_id, attempt=attempt.attempt, parent=attempt.parent,
-            parent_span=f"{attempt.parent_span % (1 << 64):016x}" if attempt.parent_span else None,
+            parent_span=parent_span,
             duration_us=duration_us, input=input, trace_id=attempt.trace_id,
         )  # fmt: skip
 

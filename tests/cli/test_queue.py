@@ -151,6 +151,52 @@ def test_a_payload_is_never_shown_as_it_is(flux: Flux, conn: Any) -> None:
     assert "hunter2" not in flux("queue", "show", "@last", "--json").out
 
 
+def test_dead_jobs_are_retried_and_waiting_ones_cancelled(
+    flux: Flux, conn: Any, jobs: dict[str, UUID]
+) -> None:
+    def state(name: str) -> str:
+        found = conn.execute("select state from flux.jobs where job_id = %s", (jobs[name],))
+        text: str = found.fetchone()[0]
+        return text
+
+    result = flux("queue", "retry", str(jobs["dead"]))
+    assert result.code == 0 and "queued again, for up to 2 attempts" in result.out
+    assert state("dead") == "ready"
+    result = flux("queue", "retry", str(jobs["dead"]))
+    assert result.code == 1 and "is ready" in result.err
+    result = flux("queue", "cancel", str(jobs["ready"]), str(jobs["running"]), "--json")
+    done = json.loads(result.out)
+    assert done["schema"] == "flux.queue_cancel/1"
+    assert [job["state"] for job in done["jobs"]] == ["cancelled", "running"]
+    assert [job["cancel_requested"] for job in done["jobs"]] == [False, True]
+    result = flux("queue", "cancel", str(jobs["running"]))
+    assert "asked to stop: attempt 1/2 is running" in result.out
+
+
+def test_many_are_changed_after_a_question_that_names_the_database(
+    flux: Flux, conn: Any, jobs: dict[str, UUID]
+) -> None:
+    for number in range(3):
+        enqueue(conn)
+        run(conn, error=f"no {number}")
+    asked = flux("queue", "retry", "--dead")
+    assert asked.code == 2
+    assert "About to retry 4 dead jobs in database " in asked.err and "--yes" in asked.err
+    asked = flux("queue", "retry", "--dead", "--function", "send", "--since", "1h")
+    assert "retry 4 dead jobs of send in database" in asked.err
+    done = flux("queue", "retry", "--dead", "--function", "send", "--yes")
+    assert (done.code, done.out) == (0, "4 jobs queued again\n")
+    assert listed(flux, "dead") == []
+    again = flux("queue", "retry", "--dead", "--yes")
+    assert (again.code, again.out) == (0, "0 jobs queued again\n")
+    asked = flux("queue", "cancel", "--waiting", "--function", "other")
+    assert "cancel 2 waiting jobs of other in database" in asked.err
+    done = flux("queue", "cancel", "--waiting", "--yes", "--json")
+    assert len(json.loads(done.out)["jobs"]) == 7
+    left = {row["state"] for row in listed(flux)}
+    assert left == {"running", "succeeded", "cancelled"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

@@ -185,6 +185,7 @@ def test_the_waterfall_shows_jobs_under_the_span_that_enqueued_them(flux: Flux, 
     assert own.out.splitlines()[0] == "job send attempt 2/2  error  12.0 ms"
     assert f"job {str(job)[-8:]}  dead  waited 3.12 ms before it began" in own.out
     assert f"enqueued by POST /place  → {str(request)[-8:]}" in own.out
+    assert "  queue.job  " in own.out and "parent missing" not in own.out
     assert f"→ {str(first.token)[-8:]}  SendError: no route" in own.out
     assert f"flux why {str(last.token)[-8:]}" in own.err
     why = flux("why", str(job))
