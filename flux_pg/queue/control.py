@@ -52,6 +52,7 @@ class QueueControl:
         self._lease_s = lease_s
         self._mark = "{}"
         self._complaint = ""
+        self._claimed_at = 0.0
 
     async def claim(self, limit: int) -> list[Claimed]:
         """Take up to `limit` jobs that are due.
@@ -62,7 +63,7 @@ class QueueControl:
             Unanswered: The database could not be asked.
         """
         # The lease begins before the server can have granted it: our clock for it ends first.
-        asked_at = trio.current_time()
+        asked_at = self._claimed_at = trio.current_time()
         result = await self._ask(
             statements.claim(self._worker, self._names, limit, self._lease_s, self._mark)
         )
@@ -99,12 +100,15 @@ class QueueControl:
         )
 
     async def seconds_to_next(self) -> float | None:
-        """In how many seconds the next job is due, None if none waits for its time.
+        """In how many seconds the next job is due that the last claim did not take.
+
+        None if none waits for its time.
 
         Raises:
             Unanswered: The database could not be asked.
         """
-        result = await self._ask(statements.seconds_to_next(self._names))
+        ago_s = trio.current_time() - self._claimed_at
+        result = await self._ask(statements.seconds_to_next(self._names, ago_s))
         seconds: float | None = result.rows[0][0]
         return seconds
 

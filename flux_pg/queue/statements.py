@@ -29,7 +29,11 @@ _CLAIM = (
     " from flux.claim_jobs(p_worker => %s, p_functions => %s, p_limit => %s,"
     " p_lease => %s * interval '1 second', p_mark => %s) as c"
 )
-_NEXT = "select extract(epoch from flux.next_job_at(%s) - clock_timestamp())::float8"
+_NEXT = (
+    "select extract(epoch from"
+    " flux.next_job_at(%s, clock_timestamp() - %s * interval '1 second') - clock_timestamp()"
+    ")::float8"
+)
 _COMPLETE = "select flux.complete_job(%s, %s)"
 _FAIL = "select flux.fail_job(%s, %s, %s, clock_timestamp() + %s * interval '1 second')"
 _CANCEL = "select flux.cancel_attempt(%s, %s)"
@@ -48,9 +52,12 @@ def claim(
     return Statement(_CLAIM, (str(worker), list(functions), str(limit), str(lease_s), mark))
 
 
-def seconds_to_next(functions: Sequence[str]) -> Statement:
-    """In how many seconds the next job is due; null if none waits for its time."""
-    return Statement(_NEXT, (list(functions),))
+def seconds_to_next(functions: Sequence[str], ago_s: float) -> Statement:
+    """In how many seconds the next job is due; null if none waits for its time.
+
+    Also of one that has become due in the last `ago_s` seconds, since a claim did not find it.
+    """
+    return Statement(_NEXT, (list(functions), str(ago_s)))
 
 
 def complete(job_id: UUID, token: UUID) -> Statement:

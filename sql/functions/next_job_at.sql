@@ -1,4 +1,5 @@
-create function flux.next_job_at(p_functions text[]) returns timestamptz
+create function flux.next_job_at(p_functions text[], p_after timestamptz default null)
+returns timestamptz
 language plpgsql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -13,7 +14,7 @@ begin
             select q.run_at
             from flux.job_queue as q
             where q.lease_token is null and q.gate = l.gate and q.priority = l.priority
-                and q.run_at > clock_timestamp()
+                and q.run_at > coalesce(p_after, clock_timestamp())
             order by q.gate, q.priority desc, q.run_at
             limit 1
         ) as n
@@ -21,5 +22,5 @@ begin
 end
 $$;
 
-comment on function flux.next_job_at(text[]) is
-    'When the next job that waits for its time is due, of these functions (or of any other without a limit); null if none does.';
+comment on function flux.next_job_at(text[], timestamptz) is
+    'When the next job that waits for its time is due, of these functions (or of any other without a limit); null if none does. With the time of a claim in p_after also one that has become due since.';

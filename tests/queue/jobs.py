@@ -68,7 +68,7 @@ async def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) ->
         trio.TooSlowError: It does not.
     """
     with trio.fail_after(patience_s):
-        while not condition():  # noqa: ASYNC110  what is waited for is in the database
+        while not condition():
             await trio.sleep(0.01)
 
 

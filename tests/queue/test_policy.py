@@ -36,7 +36,8 @@ def test_the_last_attempt_has_no_next() -> None:
 @pytest.mark.parametrize(
     ("written", "seconds"),
     [
-        (0, 0), (1.5, 1.5), ("250ms", 0.25), ("7", 7), ("5m", 300), ("1h 30m", 5400), ("2D", 172800),
+        (0, 0), (1.5, 1.5), ("250ms", 0.25), ("7", 7), ("5m", 300), ("1h 30m", 5400),
+        ("2D", 172800),
         (datetime.timedelta(minutes=2), 120),
     ],
 )  # fmt: skip
