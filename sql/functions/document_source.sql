@@ -14,9 +14,9 @@ begin
         $f$
             v_document := %s;
             if v_document ~* %L then
-                v_document := flux.redact_document(v_document, %L);
+                v_document := flux.redact_document(v_document, %L, %L);
             end if;$f$,
-        p_image, flux.secret_words(), v_form
+        p_image, flux.secret_words(), v_form, flux.secret_keys()
     );
 end
 $$;

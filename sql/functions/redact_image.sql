@@ -9,7 +9,8 @@ begin
         return flux.redact_text(p_image);
     end if;
     return coalesce(
-        flux.redact_document(p_image, flux.document_form(p_shape, p_id)), p_image
+        flux.redact_document(p_image, flux.document_form(p_shape, p_id), flux.secret_keys()),
+        p_image
     );
 end
 $$;

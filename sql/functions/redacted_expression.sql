@@ -12,8 +12,8 @@ begin
     elsif v_form is null then
         return p_image;
     end if;
-    return format('case when %1$s ~* %2$L then flux.redact_document(%1$s, %3$L) else %1$s end',
-        p_image, flux.secret_words(), v_form);
+    return format('case when %1$s ~* %2$L then flux.redact_document(%1$s, %3$L, %4$L)'
+        ' else %1$s end', p_image, flux.secret_words(), v_form, flux.secret_keys());
 end
 $$;
 comment on function flux.redacted_expression(text, smallint, flux.table_shapes) is

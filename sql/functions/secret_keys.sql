@@ -3,7 +3,7 @@ language sql stable parallel safe
 set search_path = pg_catalog, pg_temp
 return (
     select format('%1$s(?:%2$s)%1$s\s*%3$s|\\[^"]*"\s*%3$s', p_quote,
-        string_agg(flux.like_regex(r.pattern, '[^"]*'), '|'), p_colon)
+        string_agg(flux.like_regex(r.pattern, '[^"]*'), '|' order by r.pattern collate "C"), p_colon)
     from flux.redactions as r
 );
 comment on function flux.secret_keys(text, text) is
