@@ -26,7 +26,10 @@ select
     q.trace_id,
     coalesce((
         select l.cancel_requested from flux.job_leases as l where l.lease_token = q.lease_token
-    ), false) as cancel_requested
+    ), false) as cancel_requested,
+    greatest(q.lease_expires_at, (
+        select l.expires_at from flux.job_leases as l where l.lease_token = q.lease_token
+    )) as lease_expires_at
 from flux.job_queue as q
 union all
 select
@@ -49,7 +52,8 @@ select
     a.due_at,
     a.idempotency_key,
     a.trace_id,
-    false as cancel_requested
+    false as cancel_requested,
+    null::timestamptz as lease_expires_at
 from flux.job_archive as a;
 comment on view flux.jobs is 'One row for each job: waiting, running or finished.';
 comment on column flux.jobs.job_id is 'UUIDv7 of the job.';
@@ -72,3 +76,4 @@ comment on column flux.jobs.due_at is 'Time of the schedule that it stands for.'
 comment on column flux.jobs.idempotency_key is 'Key it was enqueued with.';
 comment on column flux.jobs.trace_id is 'Trace of its attempts; null until the first is claimed, if it was enqueued outside a trace.';
 comment on column flux.jobs.cancel_requested is 'Whether it is running and was asked to stop.';
+comment on column flux.jobs.lease_expires_at is 'Until when a running one is left to its worker; another one takes over then.';

@@ -374,3 +374,32 @@ def _ids(database: Database, wanted: dict[str, Any]) -> Iterator[UUID]:
         if len(page) < _BATCH:
             return
         before = page[-1]["job_id"]
+
+
+_STATS = """
+select s.function, s.ready, s.delayed, s.retrying, s.running, s.dead, s.concurrency, s.capped,
+    flux.iso_time(s.oldest_ready_at) as oldest_ready_at
+from flux.queue_stats() as s
+"""
+
+
+@queue.command(epilog=examples("flux queue stats", "flux queue stats --json | jq .functions"))
+@scoped()
+def stats(scope: Scope) -> None:
+    """Count the jobs of each function: what waits, runs, is dead, and since when.
+
+    Finished jobs are not counted; at most 100,000 jobs are.
+    """
+    with open_database(scope.settings) as database:
+        rows = database.execute(_STATS.encode()).fetchall()
+    capped = any(row.pop("capped") for row in rows)
+    if scope.as_json:
+        scope.emit_json({"schema": "flux.queue_stats/1", "functions": rows, "capped": capped})
+        return
+    busy = [row for row in rows if any(row[state] for state in pages.COUNTED)]
+    if not busy:
+        scope.note("the queue is empty")
+        return
+    scope.page(pages.stats_table(busy, scope.style, utc_now()))
+    if capped:
+        scope.note(scope.notes.warn("there are more; the first 100,000 were counted"))

@@ -160,17 +160,22 @@ def changed(verb: str, job: Row) -> str:
     return f"asked to stop: attempt {jobs.tries(job)} is running"
 
 
-def stats_table(rows: Sequence[Row], style: Style) -> str:
+COUNTED = ("ready", "delayed", "retrying", "running", "dead")
+"""The columns of `flux queue stats`."""
+
+
+def stats_table(rows: Sequence[Row], style: Style, now: datetime) -> str:
     """Return the counts of jobs by function."""
     lines = []
     for row in rows:
-        dead = str(row["dead"])
-        lines.append(
-            [
-                clean(row["function"]), row["ready"], row["delayed"], row["retrying"],
-                row["running"], style.bad(dead) if row["dead"] else dead,
-                jobs.span_of_time(row["oldest_s"]) if row["oldest_s"] is not None else "",
-            ]
-        )  # fmt: skip
-    headers = ["function", "ready", "delayed", "retrying", "running", "dead", "oldest due"]
-    return tabulate(lines, headers=headers, disable_numparse=True)
+        counts = [f"{row[state]:,}" if row[state] else "" for state in COUNTED]
+        counts[-1] = style.bad(counts[-1])
+        due = jobs.moment_of(row["oldest_ready_at"])
+        waits = jobs.span_of_time((now - due).total_seconds()) if due else ""
+        limit = str(row["concurrency"] or "")
+        lines.append([fit(clean(row["function"]), _FUNCTION_WIDTH), *counts, waits, limit])
+    headers = ["function", *COUNTED, "oldest due", "at most"]
+    if not any(line[-1] for line in lines):
+        headers, lines = headers[:-1], [line[:-1] for line in lines]
+    align = ["left", *["right"] * (len(headers) - 1)]
+    return tabulate(lines, headers=headers, disable_numparse=True, colalign=align)

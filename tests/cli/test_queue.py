@@ -273,3 +273,50 @@ def test_errors_of_invoke_async(
     result = flux("invoke", *arguments)
     assert result.code == code, result.err
     assert listed(flux) == []
+
+
+def test_stats_count_by_function(flux: Flux, jobs: dict[str, UUID]) -> None:
+    document = json.loads(flux("queue", "stats", "--json").out)
+    assert document["schema"] == "flux.queue_stats/1" and document["capped"] is False
+    by_name = {row["function"]: row for row in document["functions"]}
+    assert [by_name["send"][name] for name in ("retrying", "running", "dead")] == [1, 1, 1]
+    assert [by_name["other"][name] for name in ("ready", "delayed", "dead")] == [1, 1, 0]
+    lines = flux("queue", "stats").out.splitlines()
+    assert lines[0].split() == [
+        "function", "ready", "delayed", "retrying", "running", "dead", "oldest", "due",
+    ]  # fmt: skip
+    assert [line.split()[0] for line in lines[2:]] == ["other", "send"]
+
+
+def findings(flux: Flux) -> list[dict[str, str]]:
+    document = json.loads(flux("doctor", "--json").out)
+    return [finding for finding in document["findings"] if finding["check"] == "queue"]
+
+
+def test_doctor_finds_nothing_wrong_with_a_quiet_queue(flux: Flux, conn: Any) -> None:
+    assert [(f["status"], f["fix"]) for f in findings(flux)] == [("ok", "")]
+    declare(conn, "send")
+    enqueue(conn)
+    (found,) = findings(flux)
+    assert found["message"] == "1 job waiting; none is overdue, dead or lost"
+
+
+def test_doctor_finds_dead_overdue_lost_and_homeless_jobs(flux: Flux, conn: Any) -> None:
+    declare(conn, "send", "gone", max_attempts=1)
+    enqueue(conn)
+    run(conn, error="no route")
+    enqueue(conn, "gone", run_at="2020-01-01T00:00:00Z")
+    enqueue(conn)
+    claim(conn)
+    conn.execute("update flux.job_queue set lease_expires_at = now() - interval '2 hours'")
+    deployed = json.dumps([{"name": "send"}])
+    conn.execute(
+        "insert into flux.deployments (source_hash, functions) values ('x', %s)", (deployed,)
+    )
+    told = findings(flux)
+    messages = [found["message"] for found in told]
+    assert messages[0] == "1 job used up all attempts: send 1"
+    assert messages[1].startswith("a job of gone is due for ") and "days" in messages[1]
+    assert messages[2].startswith("1 running job lost the worker, the first one 2 h ago")
+    assert messages[3].startswith("1 job of gone waits, and the newest deployment has no function")
+    assert all(found["status"] == "warning" and found["fix"] for found in told)
