@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .gateway.bodies import UploadedFile as UploadedFile
     from .records import Backoff as Backoff
+    from .records import Schedule as Schedule
     from .runtime.context import Context as Context
     from .runtime.context import HttpError as HttpError
     from .runtime.context import Response as Response
@@ -22,11 +23,20 @@ _HOMES = {
     "Context": "runtime.context",
     "HttpError": "runtime.context",
     "Response": "runtime.context",
+    "Schedule": "records",
     "UploadedFile": "gateway.bodies",
     "define_function": "runtime.registry",
 }
 
-__all__ = ["Backoff", "Context", "HttpError", "Response", "UploadedFile", "define_function"]
+__all__ = [
+    "Backoff",
+    "Context",
+    "HttpError",
+    "Response",
+    "Schedule",
+    "UploadedFile",
+    "define_function",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -216,6 +216,16 @@ def find_project(start: Path) -> Path | None:
     return None
 
 
+def read_project_file(project_dir: Path) -> TomlFile:
+    """Read flux.toml; a missing one counts as empty.
+
+    Raises:
+        UsageError: It is not TOML, or holds a setting that there is not.
+    """
+    known = {option.toml for option in OPTIONS}
+    return TomlFile.read(project_dir / PROJECT_FILE, known, tables=("schedules",))
+
+
 def load_settings(
     project_dir: Path,
     overrides: Mapping[str, Any] | None = None,
@@ -238,7 +248,7 @@ def load_settings(
     unknown = flags.keys() - {entry.name for entry in fields(Settings)}
     if unknown:
         raise TypeError(f"no such setting: {', '.join(sorted(unknown))}")
-    toml = TomlFile.read(project_dir / PROJECT_FILE, {option.toml for option in OPTIONS})
+    toml = read_project_file(project_dir)
     dotenv = read_dotenv(project_dir / ".env")
     values: dict[str, Any] = {}
     origins: dict[str, Origin] = {}

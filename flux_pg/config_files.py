@@ -66,10 +66,17 @@ class TomlFile:
     name: str
     text: str
     values: Mapping[str, Any]
+    tables: Mapping[str, Mapping[str, Any]]
 
     @classmethod
-    def read(cls, path: Path, known: Collection[str]) -> TomlFile:
+    def read(cls, path: Path, known: Collection[str], tables: Collection[str] = ()) -> TomlFile:
         """Read `path`; a missing file counts as empty.
+
+        Args:
+            path: The file.
+            known: Every setting that there is, by dotted name.
+            tables: Names of tables that are not settings: each holds tables with names of the
+                user's own, and comes back as it is, in `tables`.
 
         Raises:
             UsageError: not TOML, or a setting that is not in `known`.
@@ -88,12 +95,15 @@ class TomlFile:
             ) from None
         sections = {name.partition(".")[0] for name in known}
         values: dict[str, Any] = {}
+        own: dict[str, Mapping[str, Any]] = {}
         for section, content in document.items():
-            if isinstance(content, dict) and section in sections:
+            if isinstance(content, dict) and section in tables:
+                own[section] = content
+            elif isinstance(content, dict) and section in sections:
                 values.update({f"{section}.{key}": value for key, value in content.items()})
             else:
                 values[section] = content
-        file = cls(path.name, text, values)
+        file = cls(path.name, text, values, own)
         file._refuse_unknown(known)
         return file
 

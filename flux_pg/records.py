@@ -81,6 +81,22 @@ class Backoff(msgspec.Struct, frozen=True):
     limit_s: float = 3600.0
 
 
+class Schedule(msgspec.Struct, frozen=True):
+    """A cron rule by which jobs of a function are enqueued.
+
+    `overlap` says what happens if it is due while its last job is unfinished: `allow`, `skip`, or
+    `queue` (one waits). `missed` says what happens to times at which nothing ran: `skip`, `once`
+    (the newest of them) or `all` (the newest hundred). `name` is the function's if it is empty.
+    """
+
+    cron: str
+    time_zone: str = "UTC"
+    payload: dict[str, Any] = {}
+    overlap: Literal["allow", "skip", "queue"] = "skip"
+    missed: Literal["skip", "once", "all"] = "once"
+    name: str = ""
+
+
 class JobAttempt(msgspec.Struct, kw_only=True):
     """One try at a job, as its request knows it.
 
@@ -121,7 +137,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int = 5
     concurrency: int | None = None
     backoff: Backoff = Backoff()
-    schedule: str | None = None
+    schedules: tuple[Schedule, ...] = ()
     cancel_on_disconnect: bool = False
     takes_context: bool = True
     is_async: bool = True

@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from flux_pg.database.connection import Connection, Error
-from flux_pg.queue.statements import CANCEL_CHANNEL, CHANNEL
+from flux_pg.queue.statements import CANCEL_CHANNEL, CHANNEL, SCHEDULES_CHANNEL
 
 CHECK_EVERY_S = 60.0
 ANSWER_WITHIN_S = 3.0
@@ -38,6 +38,7 @@ class Listener:
         conninfo: A direct connection: behind a transaction pooler nothing would be heard.
         on_jobs: Called when there may be new jobs, also after every time of not listening.
         on_cancel: Called with the id of a job that is to be cancelled.
+        on_schedules: Called when schedules may have changed.
         chance: A random number from 0 to 1 each call.
     """
 
@@ -46,11 +47,13 @@ class Listener:
         conninfo: str,
         on_jobs: Callable[[], None],
         on_cancel: Callable[[str], None],
+        on_schedules: Callable[[], None],
         chance: Callable[[], float],
     ) -> None:
         self._conninfo = conninfo
         self._on_jobs = on_jobs
         self._on_cancel = on_cancel
+        self._on_schedules = on_schedules
         self._chance = chance
         self._hearing = trio.CancelScope()
         self.listens = False
@@ -81,9 +84,11 @@ class Listener:
             conn.cancel_grace_s = ANSWER_WITHIN_S
             await conn.execute(f"listen {CHANNEL}")
             await conn.execute(f"listen {CANCEL_CHANNEL}")
+            await conn.execute(f"listen {SCHEDULES_CHANNEL}")
             self.listens = True
             # Whatever was enqueued while nobody listened.
             self._on_jobs()
+            self._on_schedules()
             alive = True
             while alive:
                 await self._hear(conn)
@@ -98,5 +103,7 @@ class Listener:
                 async for notification in heard:
                     if notification.channel == CANCEL_CHANNEL:
                         self._on_cancel(notification.payload)
+                    elif notification.channel == SCHEDULES_CHANNEL:
+                        self._on_schedules()
                     else:
                         self._on_jobs()

@@ -13,6 +13,9 @@ CHANNEL = "flux_jobs"
 CANCEL_CHANNEL = "flux_cancel"
 """Says that a running job is to be cancelled; the payload is its id."""
 
+SCHEDULES_CHANNEL = "flux_schedules"
+"""Says that schedules were made, changed or removed; the payload is empty."""
+
 LEASE_LOST = "ZF007"
 """SQLSTATE: the job is not this attempt's any more."""
 

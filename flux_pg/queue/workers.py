@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 import traceback
+from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 from uuid import UUID
@@ -55,6 +56,7 @@ class JobWorkers:
         notifier: Tells other workers.
         polls: This node's polls.
         listen_url: Where to LISTEN.
+        on_schedules: Called when schedules have changed.
         concurrency: How many jobs run at once.
         lease_s: How long a lease is.
     """
@@ -68,6 +70,7 @@ class JobWorkers:
         polls: NodePolls,
         *,
         listen_url: str,
+        on_schedules: Callable[[], None],
         concurrency: int,
         lease_s: float,
     ) -> None:
@@ -88,7 +91,9 @@ class JobWorkers:
         self._all_ended = trio.Event()
         self._beat = trio.Event()
         self._everything = trio.CancelScope()
-        self._listener = Listener(listen_url, wakeup.wake, self._cancel_asked, _chance)
+        self._listener = Listener(
+            listen_url, wakeup.wake, self._cancel_asked, on_schedules, _chance
+        )
 
     async def run(self) -> None:
         """Run jobs until cancelled or drained."""

@@ -22,7 +22,9 @@ from ..database.pool import Pool
 from ..errors import DatabaseUnreachable, FluxError, LoadError, UsageError
 from ..gateway.routing import Router
 from ..queue.control import QueueControl
+from ..queue.declarations import collect_schedules
 from ..queue.polls import NodePolls
+from ..queue.scheduler import Scheduler
 from ..queue.wakeup import Notifier, Wakeup
 from ..queue.workers import JobWorkers
 from ..records import FunctionSpec, Invocation, Refusal, Reply
@@ -154,7 +156,8 @@ async def open_application(
     install_shims()
     registry = load_functions(settings.project_dir)
     route_errors = Router(tuple(registry.functions.values())).errors
-    registry = registry._replace(errors=(*registry.errors, *route_errors))
+    schedules, schedule_errors = collect_schedules(settings.project_dir, registry.functions)
+    registry = registry._replace(errors=(*registry.errors, *route_errors, *schedule_errors))
     source = await trio.to_thread.run_sync(identify_source, settings.project_dir)
     wakeup = Wakeup()
     pool = Pool(
@@ -171,8 +174,17 @@ async def open_application(
             settings, journal, registry, pool, redactor, deployment, source, environment, notifier
         )
         if settings.jobs == "on":
-            jobs = _job_workers(settings, journal, registry, application, wakeup, notifier)
-            application.work = (jobs,)
+            scheduler = Scheduler(
+                pool,
+                deployment,
+                schedules,
+                complete=not registry.errors,
+                on_fired=wakeup.wake,
+            )
+            jobs = _job_workers(
+                settings, journal, registry, application, wakeup, notifier, scheduler
+            )
+            application.work = (jobs, scheduler)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(notifier.run)
             nursery.start_soon(application._refusals.run)
@@ -221,6 +233,7 @@ def _job_workers(
     runner: Application,
     wakeup: Wakeup,
     notifier: Notifier,
+    scheduler: Scheduler,
 ) -> JobWorkers:
     assert settings.database_url is not None
     # Its journal's name: so the recovery knows whose leases are left.
@@ -232,6 +245,7 @@ def _job_workers(
         notifier,
         NodePolls(settings.state_dir, settings.database_url, settings.queue_poll_s, random.random),
         listen_url=settings.listen_url or settings.database_url,
+        on_schedules=scheduler.wake,
         concurrency=settings.job_concurrency,
         lease_s=settings.lease_s,
     )
@@ -274,7 +288,7 @@ async def _register(
             "max_attempts": spec.max_attempts,
             "concurrency": spec.concurrency,
             "backoff": spec.backoff,
-            "schedule": spec.schedule,
+            "schedules": spec.schedules,
         }
         for spec in registry.functions.values()
     ]

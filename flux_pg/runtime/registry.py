@@ -12,14 +12,15 @@ import linecache
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
-from ..errors import LoadError, UsageError
+from ..errors import FluxError, LoadError, UsageError
+from ..queue.declarations import read_schedules
 from ..queue.durations import read_duration
-from ..records import ISOLATIONS, Backoff, FunctionSpec, Isolation, Parameter
+from ..records import ISOLATIONS, Backoff, FunctionSpec, Isolation, Parameter, Schedule
 from .context import Context
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,7 +60,7 @@ def define_function(
     max_attempts: int = 5,
     concurrency: int | None = None,
     backoff: Backoff | float | str | None = None,
-    schedule: str | None = None,
+    schedule: str | Schedule | Mapping[str, Any] | Sequence[Any] | None = None,
     cancel_on_disconnect: bool = False,
 ) -> Callable[[F], F]: ...
 
@@ -80,7 +81,7 @@ def define_function(
     max_attempts: int = 5,
     concurrency: int | None = None,
     backoff: Backoff | float | str | None = None,
-    schedule: str | None = None,
+    schedule: str | Schedule | Mapping[str, Any] | Sequence[Any] | None = None,
     cancel_on_disconnect: bool = False,
 ) -> Any:
     """Make a Python function one that Flux serves and records.
@@ -103,7 +104,8 @@ def define_function(
         concurrency: How many jobs of it may run at once, over all nodes.
         backoff: How long a failed job waits before it is tried again: a `Backoff`, or the first
             pause (seconds, or a text such as `"30s"`), which then grows as usual.
-        schedule: A cron rule by which jobs of it are enqueued.
+        schedule: A cron rule by which jobs of it are enqueued, or a `Schedule` (or dict) with a
+            time zone, an input and policies, or a list of these.
         cancel_on_disconnect: Whether a client that goes away cancels it.
 
     Returns:
@@ -131,7 +133,7 @@ def define_function(
             max_attempts=max_attempts,
             concurrency=concurrency,
             backoff=_backoff(declared_name, backoff, function),
-            schedule=schedule,
+            schedules=_schedules(declared_name, schedule, function),
             cancel_on_disconnect=cancel_on_disconnect,
             takes_context=_context_parameter(function) is not None,
             is_async=inspect.iscoroutinefunction(function),
@@ -221,6 +223,19 @@ def _backoff(
         code = function.__code__
         raise LoadError(
             f"function {name}: {error.message}",
+            error.hint,
+            path=code.co_filename,
+            line=code.co_firstlineno,
+        ) from error
+
+
+def _schedules(name: str, schedule: Any, function: Callable[..., Any]) -> tuple[Schedule, ...]:
+    try:
+        return read_schedules(schedule)
+    except FluxError as error:
+        code = function.__code__
+        raise LoadError(
+            f"function {name}: schedule: {error.message}",
             error.hint,
             path=code.co_filename,
             line=code.co_firstlineno,
