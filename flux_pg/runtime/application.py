@@ -57,6 +57,8 @@ where c.relkind in ('r', 'p', 'v')
 """
 _DECLARE = "select flux.declare_functions(%s, %s)"
 _TICK = Statement("select flux.tick_snapshot()")
+# Only such a constraint can make COMMIT fail.
+_DEFERRABLE = Statement("select exists (select from pg_catalog.pg_trigger where tgdeferrable)")
 _PARTITIONS = Statement("select flux.ensure_partitions()")
 
 
@@ -67,12 +69,14 @@ class Application:
         self,
         registry: Registry,
         executor: Executor,
+        recorder: Recorder,
         refusals: RefusalRecorder,
         pool: Pool,
         deployment: int,
     ) -> None:
         self._registry = registry
         self._executor = executor
+        self._recorder = recorder
         self._refusals = refusals
         self._pool = pool
         self._ran_since_tick = False
@@ -113,7 +117,7 @@ class Application:
         while True:
             if self._ran_since_tick or not self._ready:
                 self._ran_since_tick = False
-                self._ready = await _works(self._pool, _TICK)
+                self._ready = await self._tick()
                 if self._ready:
                     await self._executor.record_late()
             if trio.current_time() - checked > PARTITION_CHECK_S:
@@ -121,10 +125,28 @@ class Application:
                 await _works(self._pool, _PARTITIONS)
             await trio.sleep(TICK_S)
 
+    async def _tick(self) -> bool:
+        """Store a snapshot, look for what may have changed; whether the database answered."""
+        try:
+            async with self._pool.connection() as conn:
+                batch = await run_batch(conn, [_TICK, _DEFERRABLE])
+                if batch.error is None:
+                    self._recorder.settles = bool(batch[1].rows[0][0])
+                else:
+                    _tell(_TICK, batch.error)
+        except (psycopg.OperationalError, FluxError):
+            return False
+        return True
+
+
+def _tell(statement: Statement, error: psycopg.Error) -> None:
+    """Nobody else would hear of it."""
+    os.write(2, f"flux: {statement.query!r}: {error}\n".encode())
+
 
 async def _works(pool: Pool, statement: Statement) -> bool:
     """Run a statement of the runtime's own until it has nothing left to do; False if the database
-    did not answer. What it says against it is printed: nobody else would hear of it."""
+    did not answer. What it says against it is printed."""
     try:
         async with pool.connection() as conn:
             for _ in range(MAX_REPEATS):
@@ -134,7 +156,7 @@ async def _works(pool: Pool, statement: Statement) -> bool:
     except (psycopg.OperationalError, FluxError):
         return False
     except psycopg.Error as error:
-        os.write(2, f"flux: {statement.query!r}: {error}\n".encode())
+        _tell(statement, error)
     return True
 
 
@@ -208,9 +230,10 @@ def _assemble(
     environment: Mapping[str, str],
     notifier: Notifier,
 ) -> Application:
+    recorder = Recorder(deployment, strict=settings.durability == "strict")
     executor = Executor(
         pool=pool,
-        recorder=Recorder(deployment, strict=settings.durability == "strict"),
+        recorder=recorder,
         functions=registry.functions,
         engines={"python": PythonEngine()},
         settings=settings,
@@ -223,7 +246,7 @@ def _assemble(
         on_pushed=notifier.pushed,
     )
     refusals = RefusalRecorder(pool, redactor, deployment)
-    return Application(registry, executor, refusals, pool, deployment)
+    return Application(registry, executor, recorder, refusals, pool, deployment)
 
 
 def _job_workers(

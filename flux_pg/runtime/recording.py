@@ -16,7 +16,6 @@ from .transaction import Attempted
 from .values import to_json
 
 
-
 def _call(function: str, parameters: int) -> FixedQuery:
     places = ", ".join(f"${number}" for number in range(1, parameters + 1))
     return FixedQuery(f"select flux.{function}({places})", parameters)
@@ -49,12 +48,19 @@ class Ending(msgspec.Struct, kw_only=True):
 
 
 class Recorder:
-    """Makes the statements that write one deployment's records."""
+    """Makes the statements that write one deployment's records.
+
+    Attributes:
+        settles: Deferred constraints have to be checked before the record is written, since there
+            are some. Where one has just been made and this does not know it yet, a COMMIT that
+            fails by it leaves a record that says `row changes not captured`.
+    """
 
     def __init__(
         self, deployment_id: int, runtime: str = "python", *, strict: bool = False
     ) -> None:
         self._strict = strict
+        self.settles = True
         self._deployment = str(deployment_id)
         self._runtime = runtime
 

@@ -217,6 +217,7 @@ class RunDatabase:
             self._spec.isolation,
             self._remaining_ms(),
             recording=self._recorder is not None,
+            settles=self._recorder is not None and self._recorder.settles,
         )
         self._open.add(transaction)
         return transaction

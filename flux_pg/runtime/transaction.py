@@ -63,6 +63,7 @@ _COLLECT_AFTER = FixedQuery(
     " from (select flux.collect_attempted($1, $2) as changes) as c",
     2,
 )
+_MAKES_CONSTRAINTS = frozenset({"create", "alter", "do"})
 _STRUCK = "row changes not captured: stopped while a savepoint was being set after them"
 _SETTLE = FixedQuery("set constraints all immediate").bind()
 _COMMIT = FixedQuery("commit").bind()
@@ -126,10 +127,17 @@ class Transaction:
     """
 
     def __init__(
-        self, pool: Pool, isolation: str, timeout_ms: int, *, recording: bool = True
+        self,
+        pool: Pool,
+        isolation: str,
+        timeout_ms: int,
+        *,
+        recording: bool = True,
+        settles: bool = True,
     ) -> None:
         self._pool = pool
         self._recording = recording
+        self._settles = settles
         self._isolation = isolation
         self._timeout_ms = timeout_ms
         self._conn: Connection[Any] | None = None
@@ -210,6 +218,7 @@ class Transaction:
         if first:
             self.snapshot = batch[1].rows[0][0]
         self._leaves_state = self._leaves_state or text.leaves_state
+        self._settles = self._settles or text.verb in _MAKES_CONSTRAINTS
         if not text.reads_only:
             self._note_write(request_id, batch[len(prefix) + 1 :])
         result: Result = batch[len(prefix)]
@@ -286,9 +295,7 @@ class Transaction:
             same_request = self._context[0] == request_id
             self._context = (request_id, span_id)
             prefix.append(
-                _SET_SPAN.bind(number)
-                if same_request
-                else _SET_BOTH.bind(request_id, number)
+                _SET_SPAN.bind(number) if same_request else _SET_BOTH.bind(request_id, number)
             )
         return prefix
 
@@ -486,9 +493,9 @@ class Transaction:
             raise CommitFailed(error, settled=False, in_doubt=False)
         head, self._pending = self._pending, []
         recorded = self.wrote and self._recording
-        if recorded and self._unsaved and not self._reads_back:
+        if recorded and self._settles and self._unsaved and not self._reads_back:
             head.append(self._savepoint())
-        if recorded:
+        if recorded and self._settles:
             head.append(_SETTLE)
         settle_at = len(head) - 1
         collects = self._late_collects()

@@ -30,6 +30,35 @@ as $$
         and x.xid < pg_snapshot_xmax(pg_current_snapshot())
         and pg_xact_status(x.xid) = 'aborted'
     union all
+    -- Jobs and records leave on their own days: only what could have both is asked for.
+    select 'job succeeded without record', null, a.last_request_id, null, null,
+        format('job %s of %s is settled, but there is no record of its last attempt', a.job_id,
+            a.function)
+    from flux.job_archive as a
+    where a.state = 'succeeded' and (p_since is null or a.finished_at >= p_since)
+        and a.last_request_id >= (
+            select e.request_id from flux.execution_log as e order by e.request_id limit 1
+        )
+        and not exists (
+            select from flux.execution_log as e
+            where e.request_id = a.last_request_id and e.job_id = a.job_id and e.outcome = 'ok'
+        )
+    union all
+    select 'execution breaks a rule', null, e.request_id, null, null,
+        case when (e.state = 'completed') <> (e.outcome is not null)
+            then 'a completed one has an outcome, a running one has none'
+            when not e.complete and e.incomplete_reason is null
+            then 'what is incomplete says why'
+            else 'its kind, state or outcome is unknown' end
+    from flux.execution_log as e
+    where (p_since is null or e.started_at >= p_since) and not (
+        e.kind in ('http', 'job', 'schedule', 'invoke', 'call', 'replay', 'bisect')
+        and e.state in ('running', 'completed')
+        and (e.outcome is null or e.outcome in ('ok', 'error', 'timeout', 'cancelled', 'crashed'))
+        and (e.state = 'completed') = (e.outcome is not null)
+        and (e.complete or e.incomplete_reason is not null)
+    )
+    union all
     select
         case when exists (
             select from pg_trigger as g where g.tgrelid = w.relation and g.tgname = w.name
@@ -73,4 +102,4 @@ as $$
         )
 $$;
 comment on function flux.verify(timestamptz) is
-    'What in the record does not fit together, since a time or at all; no rows if everything does. Findings: request without execution, transaction not of the request, transaction did not commit, trigger disabled, trigger missing, recorder out of date, table is gone, not tracked for a time, table not tracked.';
+    'What in the record does not fit together, since a time or at all; no rows if everything does. Findings: request without execution, transaction not of the request, transaction did not commit, job succeeded without record, trigger disabled, trigger missing, recorder out of date, table is gone, not tracked for a time, table not tracked.';

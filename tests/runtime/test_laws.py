@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -236,7 +237,7 @@ async def lossy_application(tmp_path: Path, database: Database) -> AsyncIterator
         settings = Settings(
             project_dir=tmp_path, state_dir=tmp_path / ".flux", dev=True, database_url=url
         )
-        journal = Journal.create(tmp_path / "journal" / "one.journal")
+        journal = Journal.create(tmp_path / "journal" / f"{uuid4().hex}.journal")
         try:
             async with open_application(settings, journal=journal) as application:
                 harness = Lossy(application, database)
