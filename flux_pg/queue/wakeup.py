@@ -35,6 +35,12 @@ class Wakeup:
         self._woken = True
         self._changed.set()
 
+    def heard(self) -> None:
+        """A notification came: look now, and once more for what came too soon after it to be told
+        of (flux.notify_workers)."""
+        self.wake()
+        self.wake_in(1.5 * NOTIFY_EVERY_S)
+
     def wake_in(self, seconds: float) -> None:
         """Look in so many seconds, or before."""
         when = trio.current_time() + max(0.0, seconds)

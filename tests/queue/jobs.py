@@ -81,8 +81,7 @@ async def run_jobs(
         open_project(folder, database, functions, schema, **settings) as harness,
         trio.open_nursery() as nursery,
     ):
-        (workers,) = harness.application.work
-        assert isinstance(workers, JobWorkers)
+        (workers,) = (one for one in harness.application.work if isinstance(one, JobWorkers))
         nursery.start_soon(workers.run)
         yield Jobs(harness, workers)
         await workers.drain(2.0)
