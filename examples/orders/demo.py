@@ -1,5 +1,7 @@
 """`make run`: start the project, send it real traffic with one failing request, and ask the record.
 
+An order that is placed enqueues its confirmation; its trace shows the job.
+
 Everything shown comes from the same commands a user types. With ONCE=1 the server ends at the end.
 """
 
@@ -11,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -28,8 +31,7 @@ def main() -> int:
     try:
         base = f"http://localhost:{port}"
         _wait_until_ready(server, base)
-        failed = _send_traffic(base)
-        status = _ask_the_record(failed)
+        status = _ask_the_record(_send_traffic(base))
         if not os.environ.get("ONCE") and status == 0:
             print(f"\nThe server is still up on {base}. Ctrl-C ends it.", flush=True)
             server.wait()
@@ -68,31 +70,38 @@ def _wait_until_ready(server: subprocess.Popen[bytes], base: str) -> None:
     raise SystemExit(f"flux dev did not answer on {base}/readyz within {START_LIMIT_S:g} s")
 
 
-def _send_traffic(base: str) -> str:
-    """A shop's morning; returns the id of the request that fails."""
+@dataclass(frozen=True)
+class Morning:
+    """What is to be asked about: two requests and a customer."""
+
+    placed: str
+    failed: str
+    bob: str
+
+
+def _send_traffic(base: str) -> Morning:
+    """A shop's morning: one order is placed, and its confirmation enqueued; one fails."""
     with httpx.Client(base_url=base, timeout=10) as client:
         suffix = int(time.time())
         ann = client.post("/customers", json={"email": f"ann-{suffix}@example.com"}).json()["id"]
         bob = client.post("/customers", json={"email": f"bob-{suffix}@example.com"}).json()["id"]
         tea = {"customer_id": ann, "lines": [{"sku": "tea", "quantity": 1}]}
-        order = client.post("/orders", json=tea).json()
-        client.get(f"/orders/{order['id']}")
+        placed = client.post("/orders", json=tea)
+        client.get(f"/orders/{placed.json()['id']}")
         client.post("/orders", json={"customer_id": "nobody"})
         client.put(f"/customers/{bob}/discount", json={"percent": 150})
         mug = {"customer_id": bob, "lines": [{"sku": "mug", "quantity": 1}]}
         failed = client.post("/orders", json=mug)
-        _BLAMED.append(str(bob))
-        return failed.headers["x-request-id"]
+        return Morning(placed.headers["x-request-id"], failed.headers["x-request-id"], str(bob))
 
 
-_BLAMED: list[str] = []
-
-
-def _ask_the_record(failed: str) -> int:
+def _ask_the_record(morning: Morning) -> int:
     commands = (
-        ["trace", failed],
-        ["why", failed],
-        ["state", "blame", "customers", _BLAMED[0]],
+        ["trace", morning.failed],
+        ["why", morning.failed],
+        ["state", "blame", "customers", morning.bob],
+        ["trace", morning.placed],
+        ["queue", "list"],
     )
     for command in commands:
         print(f"\n$ flux {' '.join(command)}", flush=True)

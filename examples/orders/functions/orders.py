@@ -30,6 +30,8 @@ async def place_order(ctx: Context, customer_id: int, lines: list[Line]) -> dict
     (placed,) = await ctx.db.table("orders").update(
         {"id": order["id"]}, {"total_cents": total_cents, "status": "placed"}
     )
+    # In this transaction: no order without its confirmation, and none without an order.
+    await ctx.queue.push("send_confirmation", {"order_id": placed["id"]})
     ctx.log.info("order placed", order=placed["id"], total_cents=total_cents)
     return placed
 
