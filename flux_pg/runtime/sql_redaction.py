@@ -26,7 +26,9 @@ _STRING = re.compile(r"'(?:[^']|'')*'")
 _BARE_INSERT = re.compile(
     r"\binsert\s+into\s+[\w.\"$]+\s+(?:as\s+\w+\s+)?(?:values|select)\b", re.I
 )
-_JSON_TYPES = frozenset({114, 3802})
+_JSON_TYPES = frozenset({114, 3802, 199, 3807, 2249})  # json, jsonb, arrays of them, record
+_FIRST_USER_OID = 16384  # what users define may hold JSON
+_QUOTED_KEY = re.compile(r'["\\]+([^"\\]+)["\\]+\s*(?::|=>)')
 # What is JSON as it is. Should its text not be (a lone surrogate, an integer of 70 bits), to_json()
 # takes its slow way.
 _PLAIN = frozenset({str, int, bool, type(None)})
@@ -75,7 +77,7 @@ class ParameterNames:
     def special_columns(
         self, sql: str, columns: tuple[str, ...], types: tuple[int, ...]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Positions of the columns of a result that are secret, and of those that are JSON."""
+        """Positions of the columns of a result that are secret, and that may hold JSON."""
         key = (sql, columns, types)
         known = self._special.get(key)
         if known is None:
@@ -84,7 +86,11 @@ class ParameterNames:
             renamed, is_secret = self.secrets_of(sql).columns, self._redactor.is_secret
             known = self._special[key] = (
                 tuple(at for at, c in enumerate(columns) if c in renamed or is_secret(c)),
-                tuple(at for at, oid in enumerate(types) if oid in _JSON_TYPES),
+                tuple(
+                    at
+                    for at, oid in enumerate(types)
+                    if oid in _JSON_TYPES or oid >= _FIRST_USER_OID
+                ),
             )
         return known
 
@@ -194,14 +200,15 @@ def _cells(tree: exp.Expr) -> Iterator[tuple[str, exp.Expr]]:
 def redact_sql(run: Run, names: ParameterNames, sql: str) -> str:
     """The text of a statement as it may be written: secret literals hashed."""
     literals = names.secrets_of(sql).literals
-    if literals is not None and not literals:
+    if literals is not None and not literals and "'{" not in sql and "'[" not in sql:
         return run.redactor.scrub(sql, run.secrets) if run.secrets else sql
 
     def mark(match: re.Match[str]) -> str:
         text = match.group()[1:-1].replace("''", "'")
-        if not text or (literals is not None and text not in literals):
-            return match.group()
-        return f"'{_hidden(run, text)}'"
+        if text and (literals is None or text in literals):
+            return f"'{_hidden(run, text)}'"
+        cleaned = _without_secrets(run, text)
+        return match.group() if cleaned is text else "'" + cleaned.replace("'", "''") + "'"
 
     return run.redactor.scrub(_STRING.sub(mark, sql), run.secrets)
 
@@ -220,13 +227,13 @@ def redact_parameters(
         return {
             key: _hidden(run, value)
             if _is_secret(secret, key, value) or run.redactor.is_secret(key)
-            else run.redact(plain(value))
+            else _shown(run, value)
             for key, value in params.items()
         }
     if secret is not None and not secret:
-        return [v if type(v) in _PLAIN else run.redact(plain(v)) for v in params]
+        return [v if type(v) in _PLAIN and not _is_document(v) else _shown(run, v) for v in params]
     return [
-        _hidden(run, value) if _is_secret(secret, at, value) else run.redact(plain(value))
+        _hidden(run, value) if _is_secret(secret, at, value) else _shown(run, value)
         for at, value in enumerate(params)
     ]
 
@@ -245,15 +252,27 @@ def _hidden(run: Run, value: Any) -> Any:
     return run.redactor.mark(value)
 
 
-def _json_without_secrets(run: Run, text: str | None) -> str | None:
-    """A JSON document as it is, or written anew if something in it is secret."""
-    if text is None:
-        return None
+def _is_document(value: Any) -> bool:
+    """Whether a parameter may be the text of a JSON document, or of an array of them."""
+    return type(value) is str and value[:1] in "{[ \n" and '"' in value
+
+
+def _shown(run: Run, value: Any) -> Any:
+    """A parameter that is not secret itself; what is secret inside is hashed."""
+    return _without_secrets(run, value) if _is_document(value) else run.redact(plain(value))
+
+
+def _without_secrets(run: Run, text: str) -> str:
+    """A JSON document as it is, or written anew if something in it is secret.
+
+    What holds documents in quotes (arrays, rows) goes as a whole if a key in it is secret.
+    """
     try:
         # Numbers stay as they are written: the types may hold more digits than a float.
         value = json.loads(text, parse_float=_as_written, parse_int=_as_written)
     except (ValueError, RecursionError):
-        return text
+        names = (match[1] for match in _QUOTED_KEY.finditer(text))
+        return _hidden(run, text) if any(map(run.redactor.is_secret, names)) else text
     cleaned = run.redact(value)
     return text if cleaned is value else msgspec.json.encode(cleaned).decode()
 
@@ -293,6 +312,7 @@ def result_output(
         for at in secret:
             row[at] = _hidden(run, row[at])
         for at in documents:
-            row[at] = _json_without_secrets(run, row[at])
+            if (cell_text := row[at]) is not None:
+                row[at] = _without_secrets(run, cell_text)
         rows.append(row)
     return {"columns": columns, "types": types, "rows": rows, "rowcount": result.rowcount}

@@ -60,6 +60,14 @@ async def json_parameter(ctx: Context):
     await ctx.db.query("select 1 from accounts where data->>'password' = %s", ["hunter2pw"])
 
 @define_function
+async def json_text(ctx: Context):
+    text = '{"deep": [{"password": "hunter2pw"}]}'
+    await ctx.db.execute("update accounts set data = %s", [text])
+    await ctx.db.execute("update accounts set data = %(data)s", dict(data=text))
+    await ctx.db.execute(f"update accounts set data = '{text}' where n < 9")
+    await ctx.db.query("select array[data], row(id, data) from accounts")
+
+@define_function
 async def literal(ctx: Context):
     await ctx.db.execute("update accounts set password = 'hunter2pw' where n::text <> 'active'")
     await ctx.db.execute("insert into accounts values (3, 'hunter2pw', null, 1)")
