@@ -5,7 +5,7 @@ language plpgsql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    c_space constant text := E' \t\n\r\f\v';
+    c_space constant text := E' \t\n\r\f\x0b';
     c_names constant text[] := array['minute', 'hour', 'day of month', 'month', 'day of week'];
     c_nicknames constant text := '@annually, @daily, @hourly, @midnight, @monthly, @weekly, @yearly';
     v_text constant text := btrim(p_cron, c_space);

@@ -3,7 +3,9 @@ language plpgsql volatile parallel unsafe
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_job_id constant uuid := flux.make_uuid();
+    v_job_id constant uuid := encode(overlay(
+        uuid_send(gen_random_uuid()) placing flux.uuid_head(clock_timestamp()) from 1 for 8
+    ), 'hex')::uuid;
     v_enqueued uuid;
 begin
     v_enqueued := flux.enqueue(

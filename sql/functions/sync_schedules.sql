@@ -18,15 +18,18 @@ begin
         raise exception 'schedules must be a JSON array, and come with a deployment'
             using errcode = 'ZF001', hint = 'Pass [] for none.';
     end if;
-    insert into flux.settings as t (name, value, description) values (
-        'schedules_deployment', to_jsonb(p_deployment_id),
-        'Deployment whose declarations flux.schedules follows.'
-    )
-    on conflict (name) do update
-    set value = to_jsonb(greatest(t.value::text::bigint, p_deployment_id)), changed_at = now()
-    returning t.value::text::bigint into v_newest;
+    -- One after the other: the workers of a node start at the same moment.
+    perform pg_advisory_xact_lock(hashtext('flux'), hashtext('sync_schedules'));
+    select t.value::bigint into v_newest
+    from flux.settings as t
+    where t.name = 'schedules_deployment';
     if v_newest > p_deployment_id then
         return;
+    elsif v_newest is distinct from p_deployment_id then
+        insert into flux.settings (name, value, description) values (
+            'schedules_deployment', to_jsonb(p_deployment_id),
+            'Deployment whose declarations flux.schedules follows.'
+        );
     end if;
     for v_schedule in
         select d.*
