@@ -17,6 +17,7 @@ declare
     ];
     v_reader constant text[] := array[
         'span_hex', 'uuid_floor', 'trace', 'why', 'history', 'blame', 'state_at', 'verify',
+        'queue_stats',
         'iso_time', 'shell_word', 'resolve_request', 'spans_json', 'mutations_json', 'called_json',
         'cause_span', 'last_success', 'function_place', 'previous_writers', 'suggest_commands',
         'jobs_ending_in', 'resolve_job', 'job_attempt', 'describe_jobs', 'job_json', 'jobs_json',

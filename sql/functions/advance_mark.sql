@@ -11,12 +11,11 @@ declare
 begin
     return (
         select p_mark || jsonb_build_object(
-            'look_at', coalesce(
-                to_jsonb(extract(epoch from clock_timestamp() + least(10 * p_cost, interval '30 s'))),
-                p_mark -> 'look_at'
-            ),
+            'look_at', case when p_cost is null then p_mark -> 'look_at' else to_jsonb(
+                extract(epoch from clock_timestamp() + least(10 * p_cost, interval '30 s'))
+            ) end,
             'levels', (
-                select jsonb_agg(to_jsonb(l) - 'oldest')
+                select jsonb_agg(to_jsonb(l))
                 from (
                     select distinct on (x.priority, x.gate) x.gate, x.priority,
                         x.run_at, x.job_id
@@ -42,7 +41,7 @@ begin
             ),
             'oldest', coalesce(p_mark -> 'oldest', '{}') || coalesce((
                 select jsonb_object_agg(d.gate, least(
-                    coalesce(d.oldest, flux.uuid_floor(p_now)), flux.uuid_floor(p_now - interval '5 s')
+                    coalesce(d.oldest, flux.uuid_floor(p_now)), flux.uuid_floor(p_now - interval '1 s')
                 ))
                 from (
                     select d.gate, min(d.oldest::text)::uuid as oldest

@@ -2,8 +2,8 @@
 -- and takes what it may. Who claims at the same time passes by what is locked.
 --
 -- A transaction that stays open keeps the index entries of all jobs claimed since, and to walk them
--- with every claim would end in a standstill. So a look at all levels measures itself. If it was slow,
--- the claim hands out a mark: how far each level is done, and when to look at everything again, so
+-- with every claim would end in a standstill. So a look at all levels counts what it walks over. If that
+-- is much, the claim hands out a mark: how far each level is done, and when to look at everything again, so
 -- that such looks take a tenth of the time. Until then claims go on from their marks; what lies before
 -- them (another priority, a transaction that was slow to commit) waits for the next look.
 create function flux.claim_jobs(
@@ -40,7 +40,12 @@ set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
-    c_slow constant interval := '3 milliseconds';
+    c_index constant oid := 'flux.job_queue_waiting_idx'::regclass;
+    -- Walked in vain: entries whose row had to be looked at, pages of entries known to be dead.
+    c_entries constant integer := 1000;
+    c_pages constant integer := 60;
+    v_entries bigint;
+    v_pages bigint;
     v_now timestamptz;
     v_gates text[];
     v_marks jsonb;
@@ -84,6 +89,8 @@ begin
     end if;
     v_gates := flux.list_gates(p_functions);
     v_head := flux.uuid_head(v_now);
+    v_entries := pg_stat_get_xact_tuples_returned(c_index);
+    v_pages := pg_stat_get_xact_blocks_fetched(c_index);
     v_begun := clock_timestamp();
     v_cost := interval '0';
     for v_level in
@@ -142,7 +149,7 @@ begin
                     trace_id = coalesce(q.trace_id, (
                         select e.trace_id from flux.execution_log as e
                         where e.request_id = q.enqueued_by_request
-                    ), gen_random_uuid())
+                    ), q.job_id)
                 where q.ctid = any (v_tids)
                 returning q.*
             )
@@ -164,8 +171,11 @@ begin
         v_begun := clock_timestamp();
     end loop;
     v_cost := v_cost + (clock_timestamp() - v_begun);
-    if mark is not null and (v_marks is not null or v_cost > c_slow + (p_limit - v_left) * interval '20 microseconds')
-    then
+    if mark is not null and (
+        v_marks is not null
+        or pg_stat_get_xact_tuples_returned(c_index) - v_entries > c_entries + p_limit
+        or pg_stat_get_xact_blocks_fetched(c_index) - v_pages > c_pages
+    ) then
         mark := flux.advance_mark(mark, v_done, v_gates, v_now,
             case when v_marks is null then v_cost end);
     end if;

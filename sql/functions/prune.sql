@@ -47,6 +47,20 @@ begin
         action := 'deleted';
         return next;
     end loop;
+    delete from flux.job_archive_default as d where d.finished_at < v_before;
+    get diagnostics rows = row_count;
+    part := 'job_archive_default';
+    action := 'deleted';
+    return next;
+    -- A key is kept as long as its job.
+    delete from flux.job_keys as k
+    where k.job_id < flux.uuid_floor(v_before)
+        and not exists (select from flux.job_queue as q where q.job_id = k.job_id)
+        and not exists (select from flux.job_archive as a where a.job_id = k.job_id);
+    get diagnostics rows = row_count;
+    part := 'job_keys';
+    action := 'deleted';
+    return next;
     delete from flux.partition_moves as m where m.xid < pg_snapshot_xmin(pg_current_snapshot());
 end
 $$;
