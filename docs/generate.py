@@ -25,7 +25,8 @@ READ_FIRST = ("executions", "spans", "mutations")
 
 FOR_PEOPLE = (
     "trace", "why", "history", "blame", "state_at", "verify", "track", "untrack", "track_missing",
-    "prune", "begin_request", "span_hex", "uuid_floor",
+    "enqueue", "retry_job", "cancel_job", "queue_stats", "prune", "begin_request", "span_hex",
+    "uuid_floor",
 )  # fmt: skip
 """Functions that are a contract; every other one is internal and may change."""
 
@@ -191,7 +192,9 @@ def _listed(name: str, items: list[str]) -> str:
 
 
 def _short(text: str) -> str:
-    text = re.sub(r" DEFAULT (\w+)(?:::[a-z ]+)?", lambda m: f" default {m[1].lower()}", text)
+    text = re.sub(
+        r" DEFAULT ('[^']*'|\w+)(?:::[a-z ]+)?", lambda m: f" default {m[1].lower()}", text
+    )
     return text.replace("timestamp with time zone", "timestamptz")
 
 
