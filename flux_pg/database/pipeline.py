@@ -19,7 +19,6 @@ This file knows psycopg's protocol but not Trio: `Connection.drive` does the wai
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -267,9 +266,7 @@ async def run_batch(
     return batch
 
 
-def _batch_gen(
-    conn: Connection[Any], statements: Sequence[Sendable]
-) -> PQGen[Batch]:
+def _batch_gen(conn: Connection[Any], statements: Sequence[Sendable]) -> PQGen[Batch]:
     """The protocol of a batch: convert, send, flush, read up to the Sync."""
     conn._check_connection_ok()
     tx = Transformer(conn)
@@ -282,8 +279,10 @@ def _batch_gen(
         answers = yield from _read_to_sync(pgconn)
     finally:
         if pgconn.status == _CONN_OK:
-            with suppress(errors.OperationalError):  # answers unread: run_batch closes
+            try:  # noqa: SIM105  (a context manager costs more than the call)
                 pgconn.exit_pipeline_mode()
+            except errors.OperationalError:
+                pass  # answers unread: run_batch closes
     return _collect(conn, tx, planned, answers[closings:])
 
 
@@ -418,7 +417,7 @@ def _collect(
         status = answer.status
         if status == _COMMAND_OK:
             prepared.note_command(answer.command_status or b"")
-        elif status != _TUPLES_OK and status != _EMPTY_QUERY:
+        elif status not in (_TUPLES_OK, _EMPTY_QUERY):
             prepared.note_failure(key, answer, parsed=parsed)
             if status == _FATAL_ERROR:
                 error = errors.error_from_result(answer, encoding=conn.pgconn._encoding)

@@ -317,7 +317,10 @@ class Pool:
         else:
             self._waiters.append(task)
         given: AnyConnection | None = None
-        with trio.move_on_at(self._retry_at if may_probe else float("inf")):
+        if not may_probe:
+            given = await trio.lowlevel.wait_task_rescheduled(abort)
+            return given
+        with trio.move_on_at(self._retry_at):
             given = await trio.lowlevel.wait_task_rescheduled(abort)
         return given
 

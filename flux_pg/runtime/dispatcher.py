@@ -114,6 +114,8 @@ class Dispatcher:
         not be ended while a statement runs in it. Cancellation: runs to its end.
         """
         self._closed = True
+        if not self._in_threads:
+            return
         for scope in self._in_threads:
             scope.cancel()
         with trio.CancelScope(shield=True):

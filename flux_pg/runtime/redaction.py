@@ -28,6 +28,8 @@ DEFAULT_PATTERNS = (
 )  # fmt: skip
 """What `flux.redactions` holds when nobody changed it."""
 
+# Told by their type alone, which is much cheaper than to ask whether they are a Mapping.
+_SCALARS = frozenset({str, int, float, bool, type(None), bytes})
 _MAX_NAMES = 20_000  # decisions kept; names beyond are decided anew (a flood of random keys)
 _REDACTED = re.compile(r"redacted:[0-9a-f]{16}")
 _KEY = re.compile(r"Key \((.*?)\)=\(.*\)(.*)", re.S)
@@ -98,6 +100,8 @@ class Redactor:
             value: Objects, arrays and scalars; not changed.
             found: Collects the secret strings, so that error texts can be scrubbed of them.
         """
+        if type(value) in _SCALARS:
+            return value
         if isinstance(value, Mapping):
             return self._mapping(value, found)
         if isinstance(value, (list, tuple)):
@@ -118,10 +122,10 @@ class Redactor:
             if self.is_secret(key if type(key) is str else str(key)):
                 new: Any = self.mark(item)
                 _collect(item, found)
-            elif isinstance(item, (Mapping, list, tuple)):
-                new = self.value(item, found)
-            else:
+            elif type(item) in _SCALARS:
                 continue
+            else:
+                new = self.value(item, found)
             if new is not item:
                 changed = dict(value) if changed is None else changed
                 changed[key] = new
@@ -130,7 +134,7 @@ class Redactor:
     def _sequence(self, value: Sequence[Any], found: set[str] | None) -> Any:
         changed: list[Any] | None = None
         for index, item in enumerate(value):
-            if isinstance(item, (Mapping, list, tuple)):
+            if type(item) not in _SCALARS:
                 new = self.value(item, found)
                 if new is not item:
                     changed = list(value) if changed is None else changed

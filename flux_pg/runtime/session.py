@@ -412,6 +412,8 @@ class RunDatabase:
 
     async def discard(self) -> None:
         """Give every connection back, whatever went wrong. Cancellation: runs to its end."""
+        if not self._open:
+            return
         with trio.CancelScope(shield=True):
             for transaction in list(self._open):
                 await transaction.abandon()

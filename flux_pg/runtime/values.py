@@ -74,8 +74,12 @@ def to_json(value: Any) -> str:
 
 def plain(value: Any, depth: int = 0) -> Any:
     """A JSON-ready form of any value; unknown objects become `{"type", "repr"}`."""
-    if value is None or isinstance(value, (bool, str)):
-        return _clean(value) if isinstance(value, str) else value
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, str):
+        return value if type(value) is str and value.isascii() else _clean(value)
+    if depth < 64 and type(value) in (dict, list):  # what is common is asked for first
+        return _inner(value, depth + 1)
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**64 else str(value)
     if isinstance(value, float):
@@ -99,6 +103,8 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 def _inner(value: Any, depth: int) -> Any:
     """The JSON-ready form of what holds other values; None if it is no such thing."""
+    if type(value) is list:
+        return [plain(item, depth) for item in value]
     if isinstance(value, Mapping):
         return {_clean(str(key)): plain(item, depth) for key, item in value.items()}
     if isinstance(value, (list, tuple, Set)):
