@@ -32,7 +32,7 @@ PREFETCH_S = 0.1
 MAX_PREFETCH = 64
 _RETRY_S = 0.5
 _END_S = 2.0
-_UNHEARD_S = 1.0
+_UNHEARD_S = 0.3
 """A job that was due for longer than this when a poll found it should have been heard of."""
 
 _chance = random.Random(random.SystemRandom().getrandbits(128)).random
@@ -40,6 +40,11 @@ _chance = random.Random(random.SystemRandom().getrandbits(128)).random
 
 class JobRunner(Protocol):
     """What is needed of the application."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the database answered last time."""
+        ...
 
     async def run(self, invocation: Invocation) -> Reply:
         """Run one request to its end."""
@@ -92,7 +97,7 @@ class JobWorkers:
         self._beat = trio.Event()
         self._everything = trio.CancelScope()
         self._listener = Listener(
-            listen_url, wakeup.wake, self._cancel_asked, on_schedules, _chance
+            listen_url, wakeup.heard, self._cancel_asked, on_schedules, _chance
         )
 
     async def run(self) -> None:
@@ -202,6 +207,9 @@ class JobWorkers:
     async def _work(self) -> None:
         """One of the tasks that run jobs."""
         while True:
+            if not self._runner.ready:
+                await trio.sleep(_RETRY_S)  # or it would fail at its first statement, and count
+                continue
             claimed = self._held.take()
             if claimed is None:
                 await self._idle.park()
