@@ -71,6 +71,19 @@ _BY_OUTCOME = {
     "here. Look at its log, and for memory limits.",
 }
 
+_OF_A_JOB = {
+    "timeout": _BY_OUTCOME["timeout"],
+    "cancelled": "Somebody cancelled the job (flux queue cancel), or its worker was shut down; what "
+    "this attempt did was rolled back.",
+    "crashed": "The worker died in the middle, or was not heard of for longer than queue.lease; "
+    "nothing this attempt wrote was committed. Look at its log, and for memory limits.",
+}
+
+_LEASE_LOST = (
+    "The worker gave no sign of life for longer than queue.lease, so another one took the job over "
+    "and what this attempt did was refused. Was the worker stopped, or its event loop blocked?"
+)
+
 _BLOCKED = (
     "The line at LOCATION blocked every request of its worker. In an `async def` function use "
     "trio's own calls (trio.sleep, ctx.http); code that blocks belongs in a plain `def` function, "
@@ -92,6 +105,7 @@ def advise(document: Document) -> list[Suggestion]:
     cause = document.get("root_cause")
     if isinstance(cause, Mapping):
         found += _about_cause(document, cause)
+        found += _about_job(document)
         found += _about_calls(document, cause)
         found += _about_history(document)
     for given in document.get("suggestions") or []:
@@ -110,12 +124,27 @@ def _about_cause(document: Document, cause: Mapping[str, Any]) -> list[Suggestio
         cause.get("message")
     ):
         found.append(Suggestion(_BLOCKED))
+    elif cause.get("type") == "LeaseLost":
+        found.append(Suggestion(_LEASE_LOST))
     elif document.get("outcome") in _BY_OUTCOME:
-        found.append(Suggestion(_BY_OUTCOME[document["outcome"]]))
+        told = _OF_A_JOB if document.get("job") else _BY_OUTCOME
+        found.append(Suggestion(told[document["outcome"]]))
     if document.get("outcome") == "timeout":
         command = f"flux trace {short_id(str(document['request_id']))} --slow 100ms"
         found.append(Suggestion("only its slow spans", command))
     return found
+
+
+def _about_job(document: Document) -> list[Suggestion]:
+    """What can be done about the job that a failed request was an attempt of."""
+    job = document.get("job") or {}
+    short = short_id(str(job.get("job_id")))
+    if job.get("state") in ("dead", "cancelled"):
+        text = "the job again, once the cause is gone"
+        return [Suggestion(text, f"flux queue retry {short}")]
+    if job.get("state") in ("retrying", "ready", "running"):
+        return [Suggestion("what became of the job since", f"flux queue show {short}")]
+    return []
 
 
 def _about_calls(document: Document, cause: Mapping[str, Any]) -> list[Suggestion]:

@@ -83,10 +83,12 @@ def _enqueue(
     key: str | None,
 ) -> None:  # fmt: skip
     """Enqueue a job and print its id; whether its input fits is seen when it runs."""
+    from flux_pg.cli.queue import require_function
     from flux_pg.queue.durations import read_duration
 
     delay_s = read_duration(delay, "--delay") if delay is not None else 0.0
     with open_database(scope.settings) as database:
+        require_function(database, function)
         enqueued = database.execute(
             "select flux.enqueue(%s, %s::jsonb, p_delay => %s, p_priority => %s,"
             " p_idempotency_key => %s) as job_id",

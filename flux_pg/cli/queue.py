@@ -136,7 +136,7 @@ def _list(scope: Scope, states: tuple[str, ...], chosen: dict[str, Any]) -> None
     limit = chosen["limit"]
     with open_database(scope.settings) as database:
         if chosen["function"] is not None:
-            _require_function(database, chosen["function"])
+            require_function(database, chosen["function"])
         before = chosen["before"]
         wanted = _choice(states, chosen) | {
             "limit": limit + 1,
@@ -170,25 +170,20 @@ def _choice(states: tuple[str, ...], chosen: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _require_function(database: Database, function: str) -> None:
+def require_function(database: Database, function: str) -> None:
     """Tell a name that is misspelt from one without jobs.
 
     Raises:
-        NotFoundError: no deployment has such a function, and no job is of it.
+        NotFoundError: no deployment ever had such a function.
     """
-    row = database.execute(
-        "select exists (select from flux.functions as f where f.name = %(name)s)"
-        " or exists (select from flux.jobs as j where j.function = %(name)s) as known",
-        {"name": function},
-    ).fetchone()
-    if row is not None and row["known"]:
+    rows = database.execute("select f.name from flux.functions as f order by f.name").fetchall()
+    known = [row["name"] for row in rows]
+    if function in known:
         return
-    known = database.execute("select f.name from flux.functions as f order by f.name")
-    listed = ", ".join(clean(row["name"]) for row in known)
-    raise NotFoundError(
-        f"there is no function {clean(function)}", f"There are: {listed or 'none yet'}.",
-        code="no-function",
+    listed = f"There are: {', '.join(map(clean, known))}." if known else (
+        "None is known yet: `flux dev` or `flux serve` makes them known."
     )  # fmt: skip
+    raise NotFoundError(f"there is no function {clean(function)}", listed, code="no-function")
 
 
 def _resolve(database: Database, selector: str) -> UUID:
@@ -335,7 +330,7 @@ def _change_all(
     chosen: dict[str, Any],
 ) -> list[dict[str, Any]]:  # fmt: skip
     if chosen["function"] is not None:
-        _require_function(database, chosen["function"])
+        require_function(database, chosen["function"])
     wanted = _choice(states, chosen)
     # What is enqueued while somebody thinks about the answer is not meant.
     wanted["until"] = wanted["until"] or utc_now()

@@ -25,6 +25,7 @@ _COMMANDS = {
     "flux.track_missing()": "flux db migrate",
     "flux.track()": "flux db track",
     "flux.history()": "flux state history",
+    "flux.jobs": "flux queue list",
 }
 _BY_SQLSTATE: dict[str, tuple[type[FluxError], str]] = {
     "ZF001": (UsageError, "invalid-argument"),

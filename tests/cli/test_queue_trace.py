@@ -191,6 +191,7 @@ def test_the_waterfall_shows_jobs_under_the_span_that_enqueued_them(flux: Flux, 
     why = flux("why", str(job))
     assert why.code == 0
     assert f"enqueued by POST /place  → {str(request)[-8:]}" in why.out
+    assert f"flux queue retry {str(job)[-8:]}" in why.out
     document = json.loads(flux("trace", str(request), "--json").out)
     assert [entry["function"] for entry in document["jobs"]] == ["send", "other"]
 
