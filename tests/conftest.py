@@ -26,7 +26,12 @@ TEMPLATE = "flux_template"
 SYSTEM_15 = Path("/usr/lib/postgresql/15/bin")
 
 # Tests lose nothing when the machine crashes, and fsync would double their time.
-FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
+FAST = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    "max_prepared_transactions": "10",
+}
 
 _numbers = itertools.count(1)
 
