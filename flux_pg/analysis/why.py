@@ -73,8 +73,8 @@ _BY_OUTCOME = {
 
 _OF_A_JOB = {
     "timeout": _BY_OUTCOME["timeout"],
-    "cancelled": "Somebody cancelled the job (flux queue cancel), or its worker was shut down; what "
-    "this attempt did was rolled back.",
+    "cancelled": "Somebody cancelled the job (flux queue cancel), or its worker was shut down. "
+    "What this attempt did was rolled back.",
     "crashed": "The worker died in the middle, or was not heard of for longer than queue.lease; "
     "nothing this attempt wrote was committed. Look at its log, and for memory limits.",
 }
