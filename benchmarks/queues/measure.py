@@ -22,7 +22,8 @@ from benchmarks.queues.processes import Bench, Producer
 
 LIMIT_S = 300.0
 BATCH = 100
-# Looking too often would cost the server what is to be measured: an end is seen late by at most this share.
+# Looking too often would cost the server what is to be measured; the end of a drain is seen late
+# by at most this share of it.
 LOOK_SHARE = 0.02
 LOOK_AT_LEAST_S = 0.004
 
