@@ -10,18 +10,24 @@ from typing import Any
 import msgspec
 
 from ..database.pipeline import FixedQuery, FixedStatement
-from ..records import ErrorRecord, ExecutionOutcome
+from ..records import ErrorRecord, ExecutionOutcome, JobAttempt
 from .run import Run, signed
 from .transaction import Attempted
 from .values import to_json
 
 
-def _call(function: str, parameters: int) -> FixedQuery:
+def _called(function: str, parameters: int) -> str:
     places = ", ".join(f"${number}" for number in range(1, parameters + 1))
-    return FixedQuery(f"select flux.{function}({places})", parameters)
+    return f"flux.{function}({places})"
+
+
+def _call(function: str, parameters: int) -> FixedQuery:
+    return FixedQuery(f"select {_called(function, parameters)}", parameters)
 
 
 _RECORD = _call("record_request", 29)
+# What is selected is evaluated in its order: the job is settled before the record asks for effects.
+_RECORD_JOB = FixedQuery(f"select flux.complete_job($30, $31), {_called('record_request', 29)}", 31)
 _CONTINUE = _call("continue_request", 19)
 _COMPLETE = _call("complete_request", 9)
 _ATTEMPTED = _call("record_attempted", 2)
@@ -66,8 +72,18 @@ class Recorder:
 
     def record(self, run: Run, ending: Ending, snapshot: str, strict: bool) -> FixedStatement:
         """The whole record of a run, for the last transaction of a request that has only one."""
+        return _RECORD.bind(*self._whole(run, ending, snapshot, strict))
+
+    def record_job(
+        self, run: Run, job: JobAttempt, ending: Ending, snapshot: str, strict: bool
+    ) -> FixedStatement:
+        """The same for an attempt that went well, which completes its job, or fails (ZF007)."""
+        whole = self._whole(run, ending, snapshot, strict)
+        return _RECORD_JOB.bind(*whole, str(job.job_id), run.request_id)
+
+    def _whole(self, run: Run, ending: Ending, snapshot: str, strict: bool) -> list[str | None]:
         boundaries, spans, reason = self._contents(run)
-        return _RECORD.bind(
+        return [
             *self._identity(run),
             str(run.elapsed_us()),
             "completed",
@@ -80,7 +96,7 @@ class Recorder:
             reason,
             spans,
             "t" if strict or self._strict else "f",
-        )
+        ]
 
     def continuation(self, run: Run, snapshot: str) -> FixedStatement:
         """Notes one of several transactions of a request; a no-op if it had no effects."""

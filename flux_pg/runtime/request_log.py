@@ -33,8 +33,8 @@ class RequestLog:
 
     def finished(self, run: Run, ending: Ending) -> None:
         """A request has ended and is recorded."""
-        if self._silent:
-            return
+        if self._silent or (run.invocation.job is not None and ending.outcome == "ok"):
+            return  # of jobs, which nobody waits for, only what went wrong
         line = self._as_json(run, ending) if self._json else self._as_text(run, ending)
         try:
             os.write(1 if self._json else 2, line.encode(errors="replace"))

@@ -433,13 +433,15 @@ class RunDatabase:
 
     def _last_word(self, run: Run, ending: Ending) -> list[Sendable]:
         job = run.invocation.job
+        strict = self._spec.durability == "strict"
+        if job and self._recorder and ending.outcome == "ok" and not self.committed:
+            return [self._recorder.record_job(run, job, ending, self.snapshot, strict)]
         # A job is settled first: the record's insert then sees that there are effects.
         settling = [] if job is None else settle(job, ending.outcome, ending.error)
         if self._recorder is None:
             return [*settling]
         if self.committed:
             return [*settling, self._recorder.completion(run, ending)]
-        strict = self._spec.durability == "strict"
         return [*settling, self._recorder.record(run, ending, self.snapshot, strict)]
 
     async def _record_alone(self, run: Run, ending: Ending) -> ExecutionOutcome:
