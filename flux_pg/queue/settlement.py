@@ -11,7 +11,7 @@ import random
 
 import msgspec
 
-from flux_pg.database.pipeline import Statement
+from flux_pg.database.pipeline import Sendable
 from flux_pg.errors import FluxError
 from flux_pg.queue import statements
 from flux_pg.queue.policy import retry_in_s
@@ -37,7 +37,7 @@ class LeaseLost(FluxError):
 
 def settle(
     job: JobAttempt, outcome: ExecutionOutcome, error: ErrorRecord | None
-) -> list[Statement]:
+) -> list[Sendable]:
     """The statements that settle a job; they come before the record's own.
 
     A failed attempt's `retry_in_s` says afterwards when the job is tried again.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from flux_pg.database.pipeline import Statement
+from flux_pg.database.pipeline import FixedQuery, FixedStatement, Statement
 
 CHANNEL = "flux_jobs"
 """Says that there are new jobs; the payload is empty."""
@@ -37,7 +37,7 @@ _NEXT = (
     " flux.next_job_at(%s, clock_timestamp() - %s * interval '1 second') - clock_timestamp()"
     ")::float8"
 )
-_COMPLETE = "select flux.complete_job(%s, %s)"
+_COMPLETE = FixedQuery("select flux.complete_job($1, $2)", 2)
 _FAIL = "select flux.fail_job(%s, %s, %s, clock_timestamp() + %s * interval '1 second')"
 _CANCEL = "select flux.cancel_attempt(%s, %s)"
 _EXTEND = (
@@ -63,9 +63,9 @@ def seconds_to_next(functions: Sequence[str], ago_s: float) -> Statement:
     return Statement(_NEXT, (list(functions), str(ago_s)))
 
 
-def complete(job_id: UUID, token: UUID) -> Statement:
+def complete(job_id: UUID, token: UUID) -> FixedStatement:
     """The attempt's last word if it went well: fails if the lease is lost."""
-    return Statement(_COMPLETE, (str(job_id), str(token)))
+    return _COMPLETE.bind(str(job_id), str(token))
 
 
 def fail(job_id: UUID, token: UUID, error: str | None, retry_in_s: float | None) -> Statement:
