@@ -18,13 +18,13 @@ in the calendar and from stretch to stretch, never from minute to minute.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from flux_pg.analysis.cron import Cron
-from flux_pg.errors import NotFoundError
+from flux_pg.errors import UsageError
 
 CORRECTION = timedelta(hours=3)
 
@@ -61,12 +61,12 @@ def find_zone(name: str) -> ZoneInfo:
     """Return a time zone by its name in the tz database, such as `Europe/Riga`.
 
     Raises:
-        NotFoundError: There is no such zone on this machine.
+        UsageError: There is no such zone on this machine.
     """
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise NotFoundError(
+        raise UsageError(
             f"there is no time zone {name}",
             "Write it as in the tz database, such as Europe/Riga or UTC.",
             code="no-time-zone",
@@ -145,6 +145,8 @@ def _stretch_at(zone: ZoneInfo, moment: datetime) -> _Stretch:
 def _changes(zone: ZoneInfo, year: int) -> tuple[_Change, ...]:
     """The jumps of a zone's clock in a year of UTC. zoneinfo keeps them to itself, so they are
     found by asking for the offset every few hours."""
+    if not MINYEAR < year < MAXYEAR:
+        raise OverflowError(f"the year {year} is at the end of the calendar")
     found = []
     at, end = datetime(year, 1, 1), datetime(year + 1, 1, 1)
     before = _offset(zone, at)

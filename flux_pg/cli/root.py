@@ -21,6 +21,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "trace": "flux_pg.cli.trace:trace",
         "state": "flux_pg.cli.state:state",
         "queue": "flux_pg.cli.queue:queue",
+        "schedule": "flux_pg.cli.schedule:schedule",
     },
     "Keep": {
         "db": "flux_pg.cli.db:db",
@@ -42,6 +43,7 @@ _SUMMARIES = {
     "trace": "Show what a request did, step by step.",
     "state": "Show who changed a row, and who owns each column of it.",
     "queue": "Show jobs, retry dead ones, cancel waiting ones.",
+    "schedule": "Show what runs by the clock and when; run it now, hold it.",
     "db": "Migrate, track, inspect and open the project's database.",
     "prune": "Drop records older than a given age.",
     "doctor": "Check the database and the project, with a fix for each finding.",

@@ -8,7 +8,7 @@ import pytest
 
 from flux_pg.analysis.cron import CronError, parse_cron
 from flux_pg.analysis.cron_times import find_zone, next_firing, previous_firing
-from flux_pg.errors import NotFoundError
+from flux_pg.errors import UsageError
 
 EVERY_DAY = frozenset(range(1, 32))
 UTC_ZONE = find_zone("UTC")
@@ -159,7 +159,7 @@ def test_the_next_firing_is_later_than_the_moment_and_the_previous_one_earlier()
     "name", ["Europe/Atlantis", "", "../etc/passwd", "/etc/localtime", "x" * 300]
 )
 def test_an_unknown_time_zone_is_refused(name):
-    with pytest.raises(NotFoundError, match="there is no time zone"):
+    with pytest.raises(UsageError, match="there is no time zone"):
         find_zone(name)
 
 
