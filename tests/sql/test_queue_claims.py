@@ -38,8 +38,8 @@ def test_what_is_not_due_is_passed_by_on_every_level(queue):
     ready = queue.enqueue(priority=-1)
     assert ids(queue.claim()) == [ready]
     next_at = queue.value("select flux.next_job_at(%s)", queue.functions)
-    assert next_at == min(row["run_at"] for row in queue.rows("select run_at from flux.jobs j"
-                                                              " where j.state = 'delayed'"))  # fmt: skip
+    delayed = queue.rows("select run_at from flux.jobs where state = 'delayed'")
+    assert next_at == min(row["run_at"] for row in delayed)
     make_due(queue.database)
     assert len(queue.claim()) == 2
     assert queue.value("select flux.next_job_at(%s)", queue.functions) is None
