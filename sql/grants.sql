@@ -21,7 +21,7 @@ declare
         'iso_time', 'shell_word', 'resolve_request', 'spans_json', 'mutations_json', 'called_json',
         'cause_span', 'last_success', 'function_place', 'previous_writers', 'suggest_commands',
         'jobs_ending_in', 'resolve_job', 'job_attempt', 'describe_jobs', 'job_json', 'jobs_json',
-        'parent_json', 'last_change', 'conflicting_key', 'conflicting_rows',
+        'job_input', 'parent_json', 'last_change', 'conflicting_key', 'conflicting_rows',
         'decode_key', 'decode_row', 'decode_image', 'decode_elements', 'split_record',
         'changed_ids', 'column_names', 'blame_from_log', 'read_live_images', 'live_row_query',
         'find_snapshot', 'undo_plan', 'undo_rows', 'undo_keyless', 'pick_images', 'shape_before',

@@ -83,7 +83,7 @@ def _enqueue(
     key: str | None,
 ) -> None:  # fmt: skip
     """Enqueue a job and print its id; whether its input fits is seen when it runs."""
-    from flux_pg.cli.queue import require_function
+    from flux_pg.cli.queue_query import require_function
     from flux_pg.queue.durations import read_duration
 
     delay_s = read_duration(delay, "--delay") if delay is not None else 0.0

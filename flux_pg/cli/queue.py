@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
 
 import click
 from click.shell_completion import CompletionItem
 
 from flux_pg.analysis import queue as jobs
-from flux_pg.analysis.text import clean, plural, short_id
+from flux_pg.analysis.text import plural, short_id
 from flux_pg.cli import queue_pages as pages
-from flux_pg.cli.db import ask
+from flux_pg.cli.queue_change import change_all, change_one
+from flux_pg.cli.queue_query import ROWS, choice, require_function, resolve
 from flux_pg.cli.scope import Scope, examples, scoped, whole
-from flux_pg.cli.selectors import read_window, utc_now
-from flux_pg.cli.session import Database, open_database
+from flux_pg.cli.selectors import utc_now
+from flux_pg.cli.session import open_database
 from flux_pg.cli.style import terminal_width
-from flux_pg.errors import NotFoundError, UsageError
-
-_BATCH = 500
-_COUNTED = 1000
-"""Beyond this many a question says "more than": counting an archive to its end helps nobody."""
-
-_CHOSEN = """
-from flux.jobs as j
-where (%(function)s::text is null or j.function = %(function)s)
-    and (%(states)s::text[] is null or j.state = any (%(states)s::text[]))
-    and (%(since)s::timestamptz is null or j.job_id >= flux.uuid_floor(%(since)s))
-    and (%(until)s::timestamptz is null or j.job_id < flux.uuid_floor(%(until)s))
-    and (%(before)s::uuid is null or j.job_id < %(before)s)
-order by j.job_id desc
-limit %(limit)s
-"""
-_ROWS = (
-    """
-select j.job_id::text, j.function, j.state, j.attempt, j.max_attempts, j.priority,
-    flux.iso_time(j.run_at) as run_at, flux.iso_time(j.enqueued_at) as enqueued_at,
-    flux.iso_time(j.finished_at) as finished_at,
-    j.enqueued_by_request::text, j.enqueued_by_span, j.last_request_id::text, j.last_error,
-    j.running_request_id::text, j.cancel_requested, j.schedule, flux.iso_time(j.due_at) as due_at,
-    j.idempotency_key, replace(j.trace_id::text, '-', '') as trace_id
-"""
-    + _CHOSEN
-)
+from flux_pg.errors import UsageError
 
 
 @click.group(
@@ -138,11 +111,11 @@ def _list(scope: Scope, states: tuple[str, ...], chosen: dict[str, Any]) -> None
         if chosen["function"] is not None:
             require_function(database, chosen["function"])
         before = chosen["before"]
-        wanted = _choice(states, chosen) | {
+        wanted = choice(states, chosen) | {
             "limit": limit + 1,
-            "before": _resolve(database, before) if before else None,
+            "before": resolve(database, before) if before else None,
         }
-        rows = database.execute(_ROWS.encode(), wanted).fetchall()
+        rows = database.execute(ROWS.encode(), wanted).fetchall()
     more, rows = len(rows) > limit, rows[:limit]
     if scope.as_json:
         document = {"schema": "flux.queue/1", "jobs": [jobs.entry(row) for row in rows]}
@@ -158,41 +131,6 @@ def _list(scope: Scope, states: tuple[str, ...], chosen: dict[str, Any]) -> None
         scope.hint(f"flux why {short_id(rows[0]['job_id'])}, then flux queue retry --dead")
 
 
-def _choice(states: tuple[str, ...], chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return the query's parameters for the options of `_filters`."""
-    begin, end = read_window(chosen["since"], chosen["until"], utc_now())
-    return {
-        "function": chosen["function"],
-        "states": list(states) or None,
-        "since": begin,
-        "until": end,
-        "before": None,
-    }
-
-
-def require_function(database: Database, function: str) -> None:
-    """Tell a name that is misspelt from one without jobs.
-
-    Raises:
-        NotFoundError: no deployment ever had such a function.
-    """
-    rows = database.execute("select f.name from flux.functions as f order by f.name").fetchall()
-    known = [row["name"] for row in rows]
-    if function in known:
-        return
-    listed = f"There are: {', '.join(map(clean, known))}." if known else (
-        "None is known yet: `flux dev` or `flux serve` makes them known."
-    )  # fmt: skip
-    raise NotFoundError(f"there is no function {clean(function)}", listed, code="no-function")
-
-
-def _resolve(database: Database, selector: str) -> UUID:
-    row = database.execute("select flux.resolve_job(%s) as id", (selector,)).fetchone()
-    assert row is not None
-    found: UUID = row["id"]
-    return found
-
-
 def _job_argument(function: Any) -> Any:
     return click.argument("job", metavar="JOB", shell_complete=_complete_job)(function)
 
@@ -205,11 +143,12 @@ select flux.job_json(%(job)s) as document,
         join flux.executions as e on e.request_id = j.enqueued_by_request
         where j.job_id = %(job)s
     ) as x) as parent,
-    (select e.input
+    coalesce(flux.job_input(%(job)s), (
+        select e.input
         from flux.jobs as j
         join flux.executions as e on e.request_id = j.last_request_id
         where j.job_id = %(job)s
-    ) as input
+    )) as input
 """
 
 
@@ -228,7 +167,7 @@ def show(scope: Scope, job: str) -> None:
     How long an attempt was waited for, from when it could begin, is apart from how long it ran.
     """
     with open_database(scope.settings) as database:
-        job_id = _resolve(database, job)
+        job_id = resolve(database, job)
         row = database.execute(_SHOWN, {"job": job_id}).fetchone()
     assert row is not None
     document = {"schema": "flux.job/1", **row["document"], "input": row["input"]}
@@ -302,9 +241,9 @@ def _change(
         )
     with open_database(scope.settings) as database:
         if named:
-            done = [_change_one(database, verb, _resolve(database, one)) for one in named]
+            done = [change_one(database, verb, resolve(database, one)) for one in named]
         else:
-            done = _change_all(scope, database, verb, states, yes, chosen)
+            done = change_all(scope, database, verb, states, yes, chosen)
     if scope.as_json:
         scope.emit_json({"schema": f"flux.queue_{verb}/1", "jobs": done})
         return
@@ -312,63 +251,6 @@ def _change(
         scope.emit(f"{short_id(job['job_id'])} {job['function']} {pages.changed(verb, job)}")
     if not named:
         scope.emit(f"{plural(len(done), 'job')} {_PAST[verb]}")
-
-
-def _change_one(database: Database, verb: str, job_id: UUID) -> dict[str, Any]:
-    """Retry or cancel one job; how it stands afterwards, as an entry of `flux.queue/1`."""
-    database.execute(f"select flux.{verb}_job(%s)".encode(), (job_id,))
-    row = database.execute(_ONE.encode(), {"job": job_id}).fetchone()
-    assert row is not None
-    return jobs.entry(row)
-
-
-_ONE = _ROWS.replace(_CHOSEN, "from flux.jobs as j where j.job_id = %(job)s")
-
-
-def _change_all(
-    scope: Scope, database: Database, verb: str, states: tuple[str, ...], yes: bool,
-    chosen: dict[str, Any],
-) -> list[dict[str, Any]]:  # fmt: skip
-    if chosen["function"] is not None:
-        require_function(database, chosen["function"])
-    wanted = _choice(states, chosen)
-    # What is enqueued while somebody thinks about the answer is not meant.
-    wanted["until"] = wanted["until"] or utc_now()
-    first = database.execute(
-        ("select j.job_id" + _CHOSEN).encode(), {**wanted, "limit": _COUNTED + 1}
-    ).fetchall()
-    if not first:
-        scope.note("no such jobs")
-        return []
-    count = plural(len(first), "job") if len(first) <= _COUNTED else f"more than {_COUNTED:,} jobs"
-    if not yes:
-        kind = "dead " if states == ("dead",) else "waiting "
-        count = count.replace(" job", f" {kind}job")
-        of = f" of {clean(chosen['function'])}" if chosen["function"] else ""
-        ask(scope, f"{verb} {count}{of}")
-    done = []
-    for job_id in _ids(database, wanted):
-        try:
-            done.append(_change_one(database, verb, job_id))
-        except Exception as error:
-            if getattr(error, "sqlstate", None) != "ZF004":
-                raise
-            # Somebody else was faster: it is not in that state any more.
-    return done
-
-
-def _ids(database: Database, wanted: dict[str, Any]) -> Iterator[UUID]:
-    """Yield the ids of all chosen jobs, a page at a time."""
-    before = wanted["before"]
-    while True:
-        page = database.execute(
-            ("select j.job_id" + _CHOSEN).encode(), {**wanted, "before": before, "limit": _BATCH}
-        ).fetchall()
-        for row in page:
-            yield row["job_id"]
-        if len(page) < _BATCH:
-            return
-        before = page[-1]["job_id"]
 
 
 _STATS = """

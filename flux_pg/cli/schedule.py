@@ -13,8 +13,8 @@ from flux_pg.analysis.cron import parse_cron
 from flux_pg.analysis.cron_times import find_zone
 from flux_pg.analysis.details import field_lines
 from flux_pg.analysis.text import clean, short_id
-from flux_pg.cli.queue import require_function
 from flux_pg.cli.queue_pages import paint_state
+from flux_pg.cli.queue_query import require_function
 from flux_pg.cli.scope import Scope, examples, scoped, whole
 from flux_pg.cli.selectors import read_time, utc_now
 from flux_pg.cli.session import Database, open_database

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+from flux_pg.cli import queue_query
 from tests.cli.conftest import Flux
 from tests.cli.jobs import PUSH, claim, declare, enqueue, place, run
 
@@ -125,9 +126,9 @@ def test_text_from_a_job_cannot_command_the_terminal(flux: Flux, conn: Any) -> N
 
 def test_one_job_is_shown_with_its_attempts(flux: Flux, conn: Any) -> None:
     declare(conn, "send", max_attempts=2)
-    request, (job,) = place(conn, "send")
-    first = run(conn, error="no route", retry_in_s=0, input={"order_id": 7})
-    last = run(conn, error="still none", input={"order_id": 7})
+    request, (job,) = place(conn, "send", payload={"order_id": 7})
+    first = run(conn, error="no route", retry_in_s=0)
+    last = run(conn, error="still none")
     shown = flux("queue", "show", str(job)[-8:])
     assert shown.code == 0, shown.err
     lines = shown.out.splitlines()
@@ -146,9 +147,12 @@ def test_one_job_is_shown_with_its_attempts(flux: Flux, conn: Any) -> None:
 
 def test_a_payload_is_never_shown_as_it_is(flux: Flux, conn: Any) -> None:
     declare(conn, "send")
-    enqueue(conn, payload={"password": "hunter2"})
-    assert "hunter2" not in flux("queue", "show", "@last").out
+    enqueue(conn, payload={"password": "hunter2", "order_id": 7})
+    shown = flux("queue", "show", "@last").out
+    assert "hunter2" not in shown and "order_id  7" in shown and "redacted:" in shown
     assert "hunter2" not in flux("queue", "show", "@last", "--json").out
+    run(conn, error="no route")
+    assert "hunter2" not in flux("queue", "show", "@last").out
 
 
 def test_dead_jobs_are_retried_and_waiting_ones_cancelled(
@@ -195,6 +199,32 @@ def test_many_are_changed_after_a_question_that_names_the_database(
     assert len(json.loads(done.out)["jobs"]) == 7
     left = {row["state"] for row in listed(flux)}
     assert left == {"running", "succeeded", "cancelled"}
+
+
+def test_a_job_that_changed_meanwhile_does_not_stop_the_others(
+    flux: Flux, conn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(conn, "send", max_attempts=1)
+    ids = []
+    for _ in range(3):
+        ids.append(enqueue(conn))
+        run(conn, error="no route")
+    real = queue_query.pages
+
+    def slow(*arguments: Any) -> Any:
+        for page in real(*arguments):
+            conn.execute(
+                "select flux.retry_job(%s) where exists"
+                " (select from flux.jobs where job_id = %s and state = 'dead')",
+                (ids[1], ids[1]),
+            )
+            yield page
+
+    monkeypatch.setattr(queue_query, "pages", slow)
+    done = flux("queue", "retry", "--dead", "--yes", "--json")
+    assert done.code == 0, done.out
+    retried = [job["job_id"] for job in json.loads(done.out)["jobs"]]
+    assert retried == [str(ids[2]), str(ids[0])]
 
 
 @pytest.mark.parametrize(
