@@ -3,10 +3,12 @@ language plpgsql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_held record;
     v_released bigint;
 begin
-    with held as (
-        select q.job_id
+    select array_agg(h.job_id) as jobs, array_agg(h.lease_token) as tokens into v_held
+    from (
+        select q.job_id, q.lease_token
         from flux.job_queue as q
         where q.lease_token is not null and q.worker = p_worker
             and (q.lease_token = any (p_tokens) or (p_tokens is null and not exists (
@@ -14,16 +16,19 @@ begin
             )))
         order by q.lease_token
         for update of q
-    )
+    ) as h;
     update flux.job_queue as q
     set lease_token = null, worker = null, claimed_at = null, lease_expires_at = null,
         attempt = q.attempt - 1
-    from held as h
-    where q.job_id = h.job_id;
+    where q.job_id = any (v_held.jobs);
     get diagnostics v_released = row_count;
+    -- Asked only now: whoever requests a cancellation locks the job first.
+    perform flux.archive_job(h.job_id, null, 'cancelled', null)
+    from unnest(v_held.jobs, v_held.tokens) as h (job_id, lease_token)
+    join flux.job_leases as l on l.lease_token = h.lease_token and l.cancel_requested;
     return v_released;
 end
 $$;
 
 comment on function flux.release_jobs(uuid, uuid[]) is
-    'Gives back jobs that a worker claimed but never began; the attempt does not count. Without tokens: all its leases that have no execution record, once its journal was recovered.';
+    'Gives back jobs that a worker claimed but never began; the attempt does not count. Without tokens: all its leases that have no execution record, once its journal was recovered. A job that was to be cancelled is.';
