@@ -25,7 +25,8 @@ READ_FIRST = ("executions", "spans", "mutations")
 
 FOR_PEOPLE = (
     "trace", "why", "history", "blame", "state_at", "verify", "track", "untrack", "track_missing",
-    "enqueue", "retry_job", "cancel_job", "queue_stats", "prune", "begin_request", "span_hex",
+    "enqueue", "retry_job", "cancel_job", "queue_stats", "schedule",
+    "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "prune", "begin_request", "span_hex",
     "uuid_floor",
 )  # fmt: skip
 """Functions that are a contract; every other one is internal and may change."""
