@@ -2,12 +2,14 @@
 
 The text is looked at once for each distinct statement. The answer `reads_only` is only a promise
 that costs can be saved (no savepoint, no span attribution); anything not understood counts as a
-write. Source: Postgres manual, part VI, SQL commands.
+write. What a text cannot tell (a view that writes) the transaction asks after a failure, and it is
+known from then on. Source: Postgres manual, part VI, SQL commands.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _WORD = re.compile(r"[A-Za-z_]+")
 _CALL = re.compile(r"([A-Za-z_][\w$]*|\"[^\"]+\")\s*\(")
 _WRITES_INSIDE = re.compile(r"\b(insert|update|delete|merge|into|call|do)\b", re.I)
+_NAME = re.compile(r"(\.\s*)?(?:\"([^\"]+)\"|([A-Za-z_\x80-\U0010ffff][\w$]*))(\s*\()?")
 _LEAVES_STATE = re.compile(
     r"\b(set_config|temp|temporary|pg_(?:try_)?advisory_lock\w*|with\s+hold|listen|prepare"
     r"|pg_temp|load)\b",
@@ -108,6 +111,37 @@ def _inspect(sql: str) -> Statement:
     return Statement(verb, _summary(sql, words), reads_only, bool(_LEAVES_STATE.search(sql)))
 
 
+_writers: set[str] = set()
+"""Names that turned out to write when a SELECT uses them (`flux.find_writers`)."""
+
+
+def learn_writers(names: Iterable[str]) -> None:
+    """From now on a statement that uses one of these names counts as a write."""
+    if not _writers.issuperset(names):
+        _writers.update(names)
+        _inspect.cache_clear()
+
+
+def forget_writers() -> None:
+    """Know no such names any more."""
+    _writers.clear()
+    _inspect.cache_clear()
+
+
+def names_in(sql: str) -> set[str]:
+    """Every word of a statement that may be a name, as Postgres would read it.
+
+    Once more with "(" behind it if it may name a function: `f(x)`, and `x.f`.
+    """
+    names = set()
+    for dot, quoted, word, call in _NAME.findall(sql):
+        name = quoted or word.lower()
+        names.add(name)
+        if dot or call:
+            names.add(name + "(")
+    return names
+
+
 def _skip(sql: str, at: int, words: list[str]) -> int:
     """Past white space, comments (they nest in Postgres) and, at the start, parentheses."""
     while at < len(sql):
@@ -186,6 +220,8 @@ def _refuse(verb: str, words: list[str]) -> None:
 
 def _may_write(verb: str, sql: str) -> bool:
     if verb in ("with", "explain", "select", "values", "table") and _WRITES_INSIDE.search(sql):
+        return True
+    if _writers and not _writers.isdisjoint(names_in(sql)):
         return True
     calls = (match.group(1).lower() for match in _CALL.finditer(sql))
     return any(call not in _PURE_CALLS for call in calls)

@@ -38,6 +38,7 @@ from ..database.pipeline import (
 from ..database.pool import Pool
 from .run import signed
 from .statements import Statement as StatementText
+from .statements import learn_writers, names_in
 
 MAX_SAVEPOINTS = 60
 _IDLE = pq.TransactionStatus.IDLE
@@ -64,6 +65,8 @@ _COLLECT_AFTER = FixedQuery(
     2,
 )
 _MAKES_CONSTRAINTS = frozenset({"create", "alter", "do"})
+_FIND_WRITERS = FixedQuery("select flux.find_writers(string_to_array($1, chr(10)))", 1)
+_HIDDEN = "row changes not captured: a SELECT may have made some through "
 _STRUCK = "row changes not captured: stopped while a savepoint was being set after them"
 _SETTLE = FixedQuery("set constraints all immediate").bind()
 _COMMIT = FixedQuery("commit").bind()
@@ -103,7 +106,7 @@ class CommitFailed(Exception):
 class Savepoint:
     """A block the user opened; its savepoint is set with the first statement inside it."""
 
-    __slots__ = ("cut", "name", "parent", "position", "unsaved_before", "wrote")
+    __slots__ = ("cut", "name", "parent", "position", "read_before", "unsaved_before", "wrote")
 
     def __init__(self, parent: Savepoint | None) -> None:
         self.parent = parent
@@ -111,6 +114,7 @@ class Savepoint:
         self.position: int | None = None
         self.name = 0
         self.unsaved_before = False
+        self.read_before: list[str] = []
         self.wrote = False
 
 
@@ -146,6 +150,7 @@ class Transaction:
         self._saves: tuple[int, ...] = ()
         self._last_name = 0
         self._unsaved = False
+        self._read: list[str] = []  # seeming reads since the last savepoint: a view may write
         self._blocks: list[Savepoint] = []
         self._turn = trio.lowlevel.ParkingLot()
         self._pending: list[Sendable] = []
@@ -219,7 +224,9 @@ class Transaction:
             self.snapshot = batch[1].rows[0][0]
         self._leaves_state = self._leaves_state or text.leaves_state
         self._settles = self._settles or text.verb in _MAKES_CONSTRAINTS
-        if not text.reads_only:
+        if text.reads_only:
+            self._read.append(str(statement.query))
+        else:
             self._note_write(request_id, batch[len(prefix) + 1 :])
         result: Result = batch[len(prefix)]
         return result
@@ -230,13 +237,15 @@ class Transaction:
             self._begun,
             self._saves,
             self._unsaved,
+            self._read,
             list(self._pending),
             self._context,
             positions,
         )
 
     def _restore_state(self, state: tuple[Any, ...]) -> None:
-        self._begun, self._saves, self._unsaved, self._pending, self._context, positions = state
+        self._begun, self._saves, self._unsaved, self._read = state[:4]
+        self._pending, self._context, positions = state[4:]
         for block, position in positions:
             block.position = position
 
@@ -281,6 +290,7 @@ class Transaction:
         number = signed(span_id)
         if not self._begun:
             self._begun = True
+            self._requests[request_id] = None
             self._context = (request_id, span_id)
             context = _CONTEXT.bind(request_id, number, str(self._timeout_ms))
             return [_BEGIN[self._isolation], context, *self._block_savepoints()]
@@ -304,6 +314,7 @@ class Transaction:
         self._last_name += 1
         self._saves += (self._last_name,)
         self._unsaved = False
+        self._read = []
         name = self._last_name
         return _SAVEPOINTS[name] if name < 64 else FixedQuery(f"savepoint flux_{name}").bind()
 
@@ -312,6 +323,7 @@ class Transaction:
         for block in self._blocks:
             if block.position is None:
                 block.unsaved_before = self._unsaved
+                block.read_before = self._read
                 block.position = len(self._saves)
                 statements.append(self._savepoint())
                 block.name = self._last_name
@@ -417,6 +429,7 @@ class Transaction:
             if commit and not self.failed:
                 self._pending.append(Statement(f"release savepoint flux_{block.name}"))
                 self._unsaved = self._unsaved or block.wrote or block.unsaved_before
+                self._read = block.read_before + self._read
                 self._saves = self._saves[: block.position]
                 return
             swallowed = commit and self.failed
@@ -433,7 +446,9 @@ class Transaction:
     async def _roll_block_back(self, block: Savepoint) -> None:
         assert block.position is not None
         inside: list[Result] = []
-        requests = list(self._requests) if block.wrote and self._recording else []
+        hidden = self._hidden_writes() if self.failed else []
+        may_collect = block.wrote or (self._read and not self.failed)
+        requests = list(self._requests) if may_collect and self._recording else []
         collect = [_COLLECT.bind(name) for name in requests]
         if requests:
             if self.failed:
@@ -447,12 +462,17 @@ class Transaction:
             Statement(f"release savepoint flux_{block.name}"),
         ]
         self._pending.clear()
-        batch = await self._send([*back, *collect], finish=True)
+        batch = await self._send([*back, *hidden, *collect], finish=True)
         self.failed = False
+        if hidden:
+            self.missing = self.missing or _learn_writers(batch[len(back)])
         self._saves = self._saves[: block.position]
         self._unsaved = block.unsaved_before
+        self._read = block.read_before
         self._context = ("", "")  # set_config inside was rolled back: it has to be said again
-        for name, before, after in zip(requests, inside, batch[len(back) :], strict=True):
+        for name, before, after in zip(
+            requests, inside, batch[len(back) + len(hidden) :], strict=True
+        ):
             lost = _difference(before.rows[0][0], after.rows[0][0])
             if lost:
                 self.attempted.append(Attempted(name, lost))
@@ -537,17 +557,32 @@ class Transaction:
         missing = ""
         with trio.CancelScope(shield=True):
             try:
-                if not self.lost and self.wrote and self._recording:
+                cannot_ask = self.failed or conn.pgconn.transaction_status == _IDLE
+                hidden = self._hidden_writes() if cannot_ask else []
+                collectable = self.wrote or (self._read and not cannot_ask)
+                if not self.lost and collectable and self._recording:
                     missing = await self._collect_all()
                 elif self.lost and self.wrote:
                     missing = "row changes not captured: the database session was lost"
-                if not conn.closed and conn.pgconn.transaction_status != _IDLE:
-                    await run_batch(conn, [_ROLLBACK], finish=True)
+                ends = [] if conn.pgconn.transaction_status == _IDLE else [_ROLLBACK]
+                if not conn.closed and (ends or hidden):
+                    batch = (await run_batch(conn, [*ends, *hidden], finish=True)).check()
+                    missing = missing or (_learn_writers(batch[-1]) if hidden else "")
             except psycopg.Error as error:
                 missing = f"row changes not captured: {str(error).partition(chr(10))[0]}"
             finally:
                 await self._release()
         return self.attempted, missing
+
+    def _hidden_writes(self) -> list[Sendable]:
+        """Asks whether what seemed to read, and is lost with the transaction, may have written.
+
+        The record is incomplete then, once: from the answer on such statements count as writes.
+        """
+        if not self._read or not self._recording or self.lost:
+            return []
+        names = set().union(*map(names_in, self._read))
+        return [_FIND_WRITERS.bind("\n".join(names))]
 
     async def _collect_all(self) -> str:
         assert self._conn is not None
@@ -590,6 +625,13 @@ def _cut_off() -> psycopg.Error:
     return psycopg.errors.InFailedSqlTransaction(
         "the block was rolled back with the one around it, which ended first"
     )
+
+
+def _learn_writers(answer: Result) -> str:
+    """What the record says about them; empty if there are none."""
+    names: list[str] = answer.rows[0][0]
+    learn_writers(names)
+    return _HIDDEN + ", ".join(names).replace("(", "()") if names else ""
 
 
 def _joined(arrays: Sequence[str]) -> str:
