@@ -1,7 +1,7 @@
 """How Flux's queue compares with what a user would pick instead.
 
-    python -m benchmarks.queues [--jobs 3000] [--rounds 3] [--only flux,pgqueuer100,...]
-    python -m benchmarks.queues --profile [--jobs 3000]
+    python -m benchmarks.queues [--jobs 2000] [--rounds 3] [--only flux,pgqueuer100,...]
+    python -m benchmarks.queues --profile [--jobs 8000]
 
 One server (fsync on), one run, one worker process each, 16 at a time; the contenders take turns and
 the order rotates. Each job makes one durable INSERT; a no-op is drained too. Absolute figures mean
@@ -42,7 +42,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.queues")
-    parser.add_argument("--jobs", type=int, default=3000, help="in each drain")
+    parser.add_argument("--jobs", type=int, default=2000, help="in each drain")
     parser.add_argument("--singles", type=int, default=300, help="enqueued one at a time")
     parser.add_argument("--pickups", type=int, default=30, help="latencies measured in each round")
     # At least as long as the slowest takes: "idle" is what is measured.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,6 +189,7 @@ def measure(subjects: list[Subject], rounds: int, amounts: Amounts) -> dict[str,
     for number in range(rounds):
         turn = number % len(subjects)
         for subject in subjects[turn:] + subjects[:turn]:
+            print(f"round {number + 1}: {subject.contender.name}", file=sys.stderr, flush=True)
             results[subject.contender.key].append(subject.round(amounts))
     for subject in subjects:
         subject.check_record()
