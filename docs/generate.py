@@ -25,9 +25,9 @@ READ_FIRST = ("executions", "spans", "mutations")
 
 FOR_PEOPLE = (
     "trace", "why", "history", "blame", "state_at", "verify", "track", "untrack", "track_missing",
-    "enqueue", "retry_job", "cancel_job", "queue_stats", "schedule",
-    "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "prune", "begin_request", "span_hex",
-    "uuid_floor",
+    "enqueue", "enqueue_many", "retry_job", "cancel_job", "queue_stats", "schedule",
+    "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "prune", "begin_request",
+    "span_hex", "uuid_floor",
 )  # fmt: skip
 """Functions that are a contract; every other one is internal and may change."""
 
@@ -175,6 +175,11 @@ def _place(name: str) -> int:
     return READ_FIRST.index(name) if name in READ_FIRST else len(READ_FIRST)
 
 
+def _literal(value: str) -> str:
+    """A default value: NULL and FALSE in small letters, a text as it is."""
+    return value if value.startswith("'") else value.lower()
+
+
 def _signature(row: dict[str, Any]) -> str:
     """A function's head, an argument and a result column a line if there are several."""
     arguments = _short(row["arguments"]).split(", ")
@@ -194,7 +199,7 @@ def _listed(name: str, items: list[str]) -> str:
 
 def _short(text: str) -> str:
     text = re.sub(
-        r" DEFAULT ('[^']*'|\w+)(?:::[a-z ]+)?", lambda m: f" default {m[1].lower()}", text
+        r" DEFAULT ('[^']*'|\w+)(?:::[a-z ]+)?", lambda m: " default " + _literal(m[1]), text
     )
     return text.replace("timestamp with time zone", "timestamptz")
 

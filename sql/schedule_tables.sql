@@ -45,7 +45,7 @@ comment on column flux.schedules.name is 'Name of the schedule.';
 comment on column flux.schedules.cron is 'Its rule: five fields, or a form such as @daily.';
 comment on column flux.schedules.time_zone is 'Zone whose clock the rule goes by.';
 comment on column flux.schedules.function is 'Function whose jobs it enqueues.';
-comment on column flux.schedules.payload is 'Input of the jobs.';
+comment on column flux.schedules.payload is 'Input of the jobs, as it was given: no place for secrets.';
 comment on column flux.schedules.overlap is 'What happens if it is due while its last job is unfinished: allow, skip, or queue (one waits).';
 comment on column flux.schedules.missed is 'What happens to times at which no scheduler ran: skip, once (the newest of them) or all (the newest hundred).';
 comment on column flux.schedules.paused is 'Whether it is held; times that pass meanwhile are not made up for.';

@@ -117,15 +117,14 @@ def zone_of(schedule: Row) -> ZoneInfo:
 
 
 def last_line(schedule: Row, zone: ZoneInfo) -> str:
-    """Return what was fired last: `Sun 2026-11-22 03:00  job 5c1f22aa succeeded`."""
+    """Return what was fired last: `2026-11-22 03:00  job 5c1f22aa succeeded`."""
     job = schedule["last_job"]
     if job is None:
         return "never"
     told = f"job {short_id(job['job_id'])} {job['state'] or 'is gone'}"
-    if job["due_at"]:
-        return f"{local_time(job['due_at'], zone)}  {told}"
-    by_hand = "" if job["state"] is None else "  by hand"
-    return f"{local_time(job['enqueued_at'], zone)}  {told}{by_hand}"
+    if not job["due_at"] and job["state"]:
+        told += "  by hand"
+    return f"{local_time(job['due_at'] or job['enqueued_at'], zone)[4:]}  {told}"
 
 
 def heading(schedule: Row) -> str:

@@ -311,7 +311,7 @@ async def _register(
             "max_attempts": spec.max_attempts,
             "concurrency": spec.concurrency,
             "backoff": spec.backoff,
-            "schedules": spec.schedules,
+            "schedules": [schedule.cron for schedule in spec.schedules],
         }
         for spec in registry.functions.values()
     ]
