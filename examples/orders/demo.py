@@ -102,6 +102,7 @@ def _ask_the_record(morning: Morning) -> int:
         ["state", "blame", "customers", morning.bob],
         ["trace", morning.placed],
         ["queue", "list"],
+        ["schedule", "list"],
     )
     for command in commands:
         print(f"\n$ flux {' '.join(command)}", flush=True)
