@@ -23,6 +23,9 @@ def _options(function: Any) -> Any:
         click.option("--port", type=whole(0, 65535), metavar="N", help="Port to listen on."),
         click.option("--host", metavar="ADDRESS", help="Address to listen on."),
         click.option("--workers", type=whole(1, 256), metavar="N", help="Worker processes."),
+        click.option(
+            "--no-jobs", is_flag=True, help="Answer requests only: no jobs, no schedules."
+        ),
     ):
         function = option(function)
     return function
@@ -31,7 +34,9 @@ def _options(function: Any) -> Any:
 @click.command(epilog=examples("flux dev", "flux dev --port 4001"))
 @_options
 @scoped(as_json=False)
-def dev(scope: Scope, port: int | None, host: str | None, workers: int | None) -> None:
+def dev(
+    scope: Scope, port: int | None, host: str | None, workers: int | None, no_jobs: bool
+) -> None:
     """Run the project here, with its own Postgres and hot reload.
 
     Starts an embedded Postgres under .flux/ (or uses DATABASE_URL), applies the migrations, serves
@@ -39,6 +44,7 @@ def dev(scope: Scope, port: int | None, host: str | None, workers: int | None) -
     broken is reported, and what worked before goes on.
     """
     scope.overrides |= {"port": port, "host": host, "workers": workers, "dev": True}
+    scope.overrides["jobs"] = "off" if no_jobs else None
     settings = scope.project_settings
     log = announce.TextLog(scope, settings)
     trio.run(_run, scope, settings, log, strict_exception_groups=True)
@@ -47,7 +53,9 @@ def dev(scope: Scope, port: int | None, host: str | None, workers: int | None) -
 @click.command(epilog=examples("flux serve --host 0.0.0.0", "flux serve --workers 4 --port 80"))
 @_options
 @scoped(as_json=False)
-def serve(scope: Scope, port: int | None, host: str | None, workers: int | None) -> None:
+def serve(
+    scope: Scope, port: int | None, host: str | None, workers: int | None, no_jobs: bool
+) -> None:
     """Run the project in production.
 
     Like dev, without watching files and without a line per request (`flux tail` shows them).
@@ -55,6 +63,7 @@ def serve(scope: Scope, port: int | None, host: str | None, workers: int | None)
     loads the functions anew.
     """
     scope.overrides |= {"port": port, "host": host, "workers": workers}
+    scope.overrides["jobs"] = "off" if no_jobs else None
     settings = scope.project_settings
     if settings.origins["log_format"].source == "default":
         scope.overrides["log_format"] = "json"
