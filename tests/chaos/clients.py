@@ -144,7 +144,7 @@ class Load:
         try:
             with trio.move_on_after(PATIENCE_S if leave_after is None else leave_after) as patience:
                 await stream.send_all(head.encode() + body)
-                sent.status, sent.headers, content = await _receive(stream)
+                sent.status, sent.headers, content = await receive(stream)
         except (Lost, OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             sent.end = "lost"
             return False
@@ -159,7 +159,12 @@ class Load:
         return sent.headers.get("connection") != "close"
 
 
-async def _receive(stream: trio.SocketStream) -> tuple[int, dict[str, str], bytes]:
+async def receive(stream: trio.SocketStream) -> tuple[int, dict[str, str], bytes]:
+    """One response: status, headers, body.
+
+    Raises:
+        Lost: The connection ended first.
+    """
     received = b""
     while b"\r\n\r\n" not in received:
         received += await _some(stream)

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,17 @@ class Served:
         database_url: The runtime's login.
         admin_url: The owner's login.
         workers: How many.
+        settings: Further variables of its environment.
     """
 
-    def __init__(self, project: Path, database_url: str, admin_url: str, workers: int) -> None:
+    def __init__(
+        self,
+        project: Path,
+        database_url: str,
+        admin_url: str,
+        workers: int,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.project = project
         self.port = free_port()
         self.events: list[dict[str, Any]] = []
@@ -60,10 +68,12 @@ class Served:
             "FLUX_DRAIN_TIMEOUT": f"{DRAIN_S}s",
             "FLUX_REQUEST_TIMEOUT": "8s",
             "PYTHONPATH": str(ROOT),
+            **(settings or {}),
         }
 
     @property
-    def _pid(self) -> int:
+    def pid(self) -> int:
+        """The supervisor's."""
         assert self._process is not None
         return self._process.pid
 
@@ -74,12 +84,18 @@ class Served:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Served]:
         """Serve; in the end everything that was ever started is gone."""
+        async with self.watched():
+            await self.start()
+            yield self
+            await self.stop()
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[Served]:
+        """`start` and `stop` may be called; whatever happens, nothing stays behind."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
-                await self.start()
                 yield self
-                await self.stop()
             finally:
                 for pid in {*self.pids, *([self._process.pid] if self._process else [])}:
                     with suppress(ProcessLookupError):
@@ -103,12 +119,12 @@ class Served:
             await until(
                 lambda: (
                     any(e["event"] == "worker_ready" for e in self.events[seen:])
-                    or not alive(self._pid)
+                    or not alive(self.pid)
                 )
             )
         finally:
             print(*self.events[seen:], sep="\n")
-        assert alive(self._pid), (self.project / "stderr").read_text()[-2000:]
+        assert alive(self.pid), (self.project / "stderr").read_text()[-2000:]
 
     async def _read(self, raw: Any) -> None:
         rest = b""
@@ -132,6 +148,15 @@ class Served:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    def reload(self) -> None:
+        """SIGHUP: new workers, then the old ones drain."""
+        os.kill(self.pid, signal.SIGHUP)
+
+    async def restart(self) -> None:
+        """SIGTERM, and start again at once."""
+        await self._end()
+        await self.start()
 
     async def stop(self) -> None:
         """SIGTERM; returns once every process is gone and no request is left in a journal.
