@@ -44,6 +44,8 @@ class ErrorRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     hint: str = ""
     causes: tuple[str, ...] = ()
     """What it was raised from, `type: message`, nearest first."""
+    diagnostics: dict[str, str] = {}
+    """What else Postgres said of it: names of schema, table, column, data type and constraint."""
 
 
 class SpanRecord(msgspec.Struct, omit_defaults=True):
@@ -163,6 +165,15 @@ class HttpRequest(msgspec.Struct, kw_only=True):
     """`time.perf_counter_ns` when the first byte of the head was seen."""
 
 
+class Replaying(msgspec.Struct, kw_only=True):
+    """What a run repeats. `request_id` and `job` are those of the recorded request, which is what
+    the function sees again; `record` is what answers it (flux_pg.replay)."""
+
+    request_id: UUID
+    job: JobAttempt | None = None
+    record: Any = None
+
+
 class Invocation(msgspec.Struct, kw_only=True):
     """One request that is about to run.
 
@@ -193,6 +204,7 @@ class Invocation(msgspec.Struct, kw_only=True):
     job_id: UUID | None = None
     job: JobAttempt | None = None
     trace_flags: int = 1
+    replay: Replaying | None = None
 
 
 class Reply(msgspec.Struct, kw_only=True):

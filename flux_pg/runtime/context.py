@@ -79,16 +79,25 @@ class Request(msgspec.Struct, frozen=True):
 
     def json(self) -> Any:
         """The body, parsed."""
-        return msgspec.json.decode(self.body)
+        # In a replay a body whose bytes were not recorded still knows what they said.
+        parsed = getattr(self.body, "parsed", None)
+        return msgspec.json.decode(self.body) if parsed is None else parsed()
+
+
+def shown_request_id(run: Run) -> str:
+    """The request's id as its function sees it: in a replay that of the recorded request."""
+    replay = run.invocation.replay
+    return run.request_id if replay is None else str(replay.request_id)
 
 
 def make_request(run: Run) -> Request:
     """The `ctx.request` of a run."""
     http: HttpRequest | None = run.invocation.http
+    request_id = shown_request_id(run)
     if http is None:
-        return Request(run.request_id, "", "", "", {}, b"", {}, "")
+        return Request(request_id, "", "", "", {}, b"", {}, "")
     return Request(
-        run.request_id,
+        request_id,
         http.method,
         http.path,
         http.query_string,
@@ -337,7 +346,8 @@ class Job(msgspec.Struct, frozen=True):
 
 def make_job(run: Run) -> Job | None:
     """The `ctx.job` of a run."""
-    job = run.invocation.job
+    replay = run.invocation.replay
+    job = run.invocation.job if replay is None else replay.job
     return None if job is None else Job(str(job.job_id), job.attempt, job.max_attempts)
 
 
@@ -437,8 +447,8 @@ class Context:
 
     @property
     def request_id(self) -> str:
-        """The id under which this request is recorded."""
-        return self._run.request_id
+        """The id under which this request is recorded; in a replay the recorded request's."""
+        return shown_request_id(self._run)
 
     @property
     def is_replay(self) -> bool:

@@ -155,7 +155,7 @@ class Dispatcher:
         if run.recording:
             params_shown = redact_parameters(run, self._names, sql, params)
             recorded = {"sql": redact_sql(run, self._names, sql), "params": params_shown}
-        span = run.begin_span("db", text.summary, recorded, self._task_attribute(), location)
+        span = run.begin_span("db", text.summary, recorded, _place_attributes(), location)
         try:
             with suspended():
                 result = await self._database.query(run, sql, params, span, native)
@@ -205,7 +205,7 @@ class Dispatcher:
             "call",
             function,
             run.redact(plain(input)),
-            self._task_attribute(),
+            _place_attributes(),
             run.caller_location(),
         )
         token = current_span.set(span.span_id)
@@ -227,7 +227,7 @@ class Dispatcher:
         push = read_push(function, options)
         location = run.caller_location()
         span = run.begin_span(
-            "queue", function, run.redact(push.shown()), self._task_attribute(), location
+            "queue", function, run.redact(push.shown()), _place_attributes(), location
         )
         parameters = push.parameters(run.invocation.trace_id)
         try:
@@ -268,9 +268,14 @@ class Dispatcher:
     def _read_environment(self, name: str) -> str | None:
         return _observed("environment", name, lambda: self._environment.get(name))
 
-    def _task_attribute(self) -> dict[str, Any] | None:
-        log = current_log.get()
-        return {"task": log.task_path} if log is not None and log.task_path else None
+
+def _place_attributes() -> dict[str, Any] | None:
+    """Where in the run it was asked for, if not at its top: a replay finds it again by that."""
+    log = current_log.get()
+    if log is None or not (log.task_path or log.span_path):
+        return None
+    places = {"task": log.task_path, "path": log.span_path}
+    return {name: place for name, place in places.items() if place}
 
 
 def _observed(kind: str, name: str, produce: Callable[[], T]) -> T:

@@ -124,7 +124,7 @@ class Executor:
     async def run(self, invocation: Invocation) -> Reply:
         """Run one request to its end; see `Runner.run`."""
         ensure_task_paths()
-        run = self._make_run(invocation, self._make_log())
+        run = self._make_run(invocation, self._make_log(invocation))
         spec = invocation.function
         limit_s = spec.timeout_s or self._settings.request_timeout_s
         slot = self._note_in_journal(run, limit_s)
@@ -148,7 +148,8 @@ class Executor:
                 variable.reset(token)  # type: ignore[arg-type]
         return reply
 
-    def _make_log(self) -> BoundaryLog:
+    def _make_log(self, invocation: Invocation) -> BoundaryLog:
+        """Where the values go that enter the run."""
         limit_bytes = self._settings.record_value_limit_bytes
         return BoundaryLog(Recording(Limits(max_value_bytes=limit_bytes)))
 
@@ -190,9 +191,14 @@ class Executor:
         deadline_ns = monotonic_ns() + int(limit_s * 1e9)
         return self._journal.begin(msgspec.json.encode(entry), deadline_ns)
 
+    def _open_database(self, run: Run, deadline: float) -> RunDatabase:
+        """What the run's statements go to."""
+        spec = run.invocation.function
+        return RunDatabase(self._pool, self._recorder, run, spec, deadline, self._on_pushed)
+
     async def _run_recorded(self, run: Run, deadline: float) -> Reply:
         spec = run.invocation.function
-        database = RunDatabase(self._pool, self._recorder, run, spec, deadline, self._on_pushed)
+        database = self._open_database(run, deadline)
         try:
             return await self._run_in(database, run, spec, deadline)
         finally:
@@ -415,9 +421,8 @@ class Executor:
             raise no_such_function(name, list(self._functions))
         _check_call(parent, database, spec)
         arguments = bind_arguments(spec, input)
-        child = self._make_run(
-            _child_invocation(parent, spec, arguments, input, span), self._make_log()
-        )
+        invocation = self._make_child(parent, spec, arguments, input, span)
+        child = self._make_run(invocation, self._make_log(invocation))
         child.depth = parent.depth + 1
         if spec.timeout_s:
             deadline = min(deadline, trio.current_time() + spec.timeout_s)
@@ -431,17 +436,34 @@ class Executor:
             current_log.reset(tokens[1])
             current_run.reset(tokens[0])
 
+    def _make_child(
+        self,
+        parent: Run,
+        spec: FunctionSpec,
+        arguments: dict[str, Any],
+        input: dict[str, Any],
+        span: SpanRecord,
+    ) -> Invocation:
+        """The request of a called function."""
+        return Invocation(
+            request_id=uuid7(),
+            trace_id=parent.invocation.trace_id,
+            root_span_id=make_span_id(),
+            parent_span_id=span.span_id,
+            parent_request_id=parent.invocation.request_id,
+            kind="call",
+            function=spec,
+            arguments=arguments,
+            input=plain(input),
+            started_perf_ns=perf_counter_ns(),
+            started_at_ns=time_ns(),
+            principal=parent.invocation.principal,
+        )
+
     async def _run_child(self, child: Run, database: RunDatabase, deadline: float) -> Any:
         shared = database.shares_with_calls
         if not shared:
-            database = RunDatabase(
-                self._pool,
-                self._recorder,
-                child,
-                child.invocation.function,
-                deadline,
-                self._on_pushed,
-            )
+            database = self._open_database(child, deadline)
             return await self._run_alone(child, database, deadline)
         span = self._begin_function_span(child)
         child.transaction_open = database.is_open
@@ -583,29 +605,6 @@ def _last_places(run: Run) -> Any:
         if span.location is not None:
             return (span.location,)
     return ()
-
-
-def _child_invocation(
-    parent: Run,
-    spec: FunctionSpec,
-    arguments: dict[str, Any],
-    input: dict[str, Any],
-    span: SpanRecord,
-) -> Invocation:
-    return Invocation(
-        request_id=uuid7(),
-        trace_id=parent.invocation.trace_id,
-        root_span_id=make_span_id(),
-        parent_span_id=span.span_id,
-        parent_request_id=parent.invocation.request_id,
-        kind="call",
-        function=spec,
-        arguments=arguments,
-        input=plain(input),
-        started_perf_ns=perf_counter_ns(),
-        started_at_ns=time_ns(),
-        principal=parent.invocation.principal,
-    )
 
 
 __all__ = ["Executor", "Finished", "TimedOut"]

@@ -21,6 +21,7 @@ _VOLATILE = re.compile(r"\d+|'[^']*'|\"[^\"]*\"|\([^)]*\)")
 _MAX_MESSAGE = 8_000
 _MAX_FRAMES = 50
 _MAX_CAUSES = 10
+DIAGNOSTICS = ("schema", "table", "column", "datatype", "constraint")
 
 
 def leaf_of(error: BaseException) -> BaseException:
@@ -68,7 +69,15 @@ def describe_error(
         detail=_cut(_hide(_detail(error, leaf, diagnostics, redactor), secrets)),
         hint=_hide(_hint(leaf), secrets),
         causes=tuple(_cut(_hide(cause, secrets)) for cause in _causes(leaf)),
+        diagnostics=_names(diagnostics),
     )
+
+
+def _names(diagnostics: psycopg.errors.Diagnostic | None) -> dict[str, str]:
+    if diagnostics is None:
+        return {}
+    found = {name: getattr(diagnostics, f"{name}_name") for name in DIAGNOSTICS}
+    return {name: value for name, value in found.items() if value}
 
 
 def _causes(error: BaseException) -> list[str]:

@@ -142,11 +142,12 @@ class Recorder:
         ]
 
     def _origin(self, run: Run, snapshot: str) -> list[str | None]:
+        replay = run.invocation.replay
         return [
             self._runtime,
             self._deployment,
             str(run.invocation.attempt),
-            None,
+            str(replay.request_id) if replay is not None else None,
             snapshot or None,
         ]
 
