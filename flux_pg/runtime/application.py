@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -260,7 +260,10 @@ def _job_workers(
 ) -> JobWorkers:
     assert settings.database_url is not None
     # Its journal's name: so the recovery knows whose leases are left.
-    worker = uuid4() if journal is None else UUID(journal.path.stem)
+    worker = uuid4()
+    if journal is not None:
+        with suppress(ValueError):
+            worker = UUID(journal.path.stem)
     return JobWorkers(
         runner,
         QueueControl(settings.database_url, worker, registry.functions, settings.lease_s),
