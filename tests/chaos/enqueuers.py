@@ -1,6 +1,6 @@
 """Everybody who enqueues, and what they know: which jobs were promised to them.
 
-SQL sessions and HTTP clients keep a backlog filled until there were enough. Some of their
+SQL sessions and HTTP clients keep a backlog filled while they may. Some of their
 transactions roll back, some meet with a death; what they were told went well must be there.
 """
 
@@ -66,23 +66,23 @@ class Enqueuers:
     Args:
         conninfo: Where to enqueue by SQL.
         ports: Where to enqueue by HTTP.
-        count: How many jobs there are to be; follow-ups and what was in doubt come on top.
         rng: Decides everything.
     """
 
-    def __init__(self, conninfo: str, ports: list[int], count: int, rng: random.Random) -> None:
+    def __init__(self, conninfo: str, ports: list[int], rng: random.Random) -> None:
         self.promised = Promised()
         self.finished = 0
         self.waiting = 0
         self._conninfo = conninfo
         self._ports = ports
-        self._left = count
+        self._left = 0
+        self._ending = False
         self._rng = rng
         self._mix = Mix(rng)
         self._poison = 0
 
     async def run(self) -> None:
-        """Enqueue; returns once there were enough."""
+        """Enqueue what is allowed; returns once there is to be no more."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._by_sql)
             for _ in range(CLIENTS):
@@ -93,6 +93,14 @@ class Enqueuers:
         while True:
             await self._ask(self._count)
             await trio.sleep(0.05)
+
+    def allow(self, count: int) -> None:
+        """Enqueue so many more; follow-ups and what is in doubt come on top."""
+        self._left += count
+
+    def end(self) -> None:
+        """Allow no more."""
+        self._ending = True
 
     def serve_poison(self) -> None:
         """Let one of the next jobs kill its workers."""
@@ -109,7 +117,7 @@ class Enqueuers:
 
     @property
     def exhausted(self) -> bool:
-        """Whether there were enough jobs, and all of them are finished."""
+        """Whether all that is allowed was enqueued and is finished."""
         return self._left <= 0 and not self.waiting
 
     async def _ask(self, what: Any) -> bool:
@@ -167,10 +175,12 @@ class Enqueuers:
         return jobs
 
     async def _room(self) -> bool:
-        """Wait for the backlog to shrink; False once there were enough jobs."""
-        while self._left > 0 and self.waiting > BACKLOG:
+        """Wait until more may be enqueued; False if that will never be."""
+        while self._left <= 0 or self.waiting > BACKLOG:
+            if self._left <= 0 and self._ending:
+                return False
             await trio.sleep(0.02)
-        return self._left > 0
+        return True
 
     # SQL
 

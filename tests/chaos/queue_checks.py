@@ -216,7 +216,7 @@ class QueueEvidence:
                 yield f"it was said to be cancelled: {job}"
             if job["state"] != ("dead" if kind.fate == "dies" else "succeeded"):
                 yield f"it should not have ended so: {job} {_shown(self.attempts[job_id])}"
-            elif kind.fate == "dies" and job["attempt"] != kind.attempts:
+            elif kind.attempts and job["attempt"] != kind.attempts:
                 yield f"it should have had {kind.attempts} attempts: {job}"
 
     def _nothing_is_lost_or_made_up(self) -> Iterator[str]:

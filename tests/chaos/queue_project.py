@@ -48,7 +48,7 @@ class Kind:
         fate: What becomes of it unless somebody cancels it.
         steps: Entries in the ledger of an attempt that succeeded.
         single: Whether an attempt is one transaction: then all others leave nothing.
-        attempts: How many it has if it dies.
+        attempts: How many it has if it dies; 0 if it dies before they are used up.
     """
 
     weight: int
@@ -68,7 +68,7 @@ KINDS = {
     "shaky": Kind(90),
     "hopeless": Kind(40, "dies", attempts=3),
     "too_late": Kind(4, "dies", attempts=2),
-    "misfit": Kind(10, "dies", attempts=1),
+    "misfit": Kind(10, "dies"),
     "several": Kind(60, steps=3, single=False),
     "parent": Kind(60),
     "limited": Kind(60),

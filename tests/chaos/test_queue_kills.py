@@ -79,9 +79,10 @@ class Battle:
         finally:
             self.away = [one for one in self.away if one is not node]
 
-    async def next_moment(self, low: int, high: int) -> None:
-        """Some random number of finished jobs from now, or when there are no more."""
-        goal = self.enqueuers.finished + self.rng.randint(low, high)
+    async def next_moment(self, jobs: int) -> None:
+        """Let more jobs in; some random number of finished ones from now."""
+        self.enqueuers.allow(jobs)
+        goal = self.enqueuers.finished + self.rng.randint(1, jobs)
         await self._until(lambda: self.enqueuers.finished >= goal or self.enqueuers.exhausted)
 
     async def all_finished(self) -> None:
@@ -198,7 +199,7 @@ async def battle(tmp_path: Path, postgres: EmbeddedServer, name: str) -> AsyncIt
         ))  # fmt: skip
     rng = random.Random(f"{SEED} {name}")
     enqueuers = Enqueuers(
-        postgres.dsn(roles.ADMIN), [node.port for node in nodes], JOBS,
+        postgres.dsn(roles.ADMIN), [node.port for node in nodes],
         random.Random(f"{SEED} {name} jobs"),
     )  # fmt: skip
     state = Battle(postgres, nodes, enqueuers, rng)
@@ -210,6 +211,7 @@ async def battle(tmp_path: Path, postgres: EmbeddedServer, name: str) -> AsyncIt
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(enqueuers.run)
                 yield state
+                enqueuers.end()
             await enqueuers.recount()
             await state.all_finished()
             watching.cancel_scope.cancel()
@@ -234,10 +236,10 @@ ALONE = ("crash_postgres", "terminate_backends")
 
 async def _fight(state: Battle, moves: list[str]) -> None:
     """Do all of it in random order; what lasts goes on beside the rest."""
-    pause = max(1, int(0.8 * JOBS / len(moves)))
+    jobs = JOBS // (len(moves) + 1)
     async with trio.open_nursery() as nursery:
         for move in moves:
-            await state.next_moment(1, 2 * pause)
+            await state.next_moment(jobs)
             if move in ALONE:
                 await until(lambda: not state.away)
             print(f"{state.enqueuers.finished} finished: {move}")
@@ -245,6 +247,7 @@ async def _fight(state: Battle, moves: list[str]) -> None:
                 nursery.start_soon(getattr(state, move))
             else:
                 await getattr(state, move)()
+        await state.next_moment(jobs)
 
 
 async def test_jobs_succeed_once_or_are_dead_whatever_is_killed(
