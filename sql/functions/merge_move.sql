@@ -10,9 +10,8 @@ set enable_bitmapscan = off
 as $$
 declare
     v_part text[] := string_to_array(p_pending, '|');
-    v_ids smallint[] := (
-        select s.column_ids from flux.table_shapes as s where s.shape_id = p_shape_id
-    );
+    v_ids smallint[];
+    v_table_id integer;
     v_gone flux.mutation_log;
     v_changed smallint[] := '{}';
     v_mask bigint := 0;
@@ -24,8 +23,12 @@ begin
     if v_part[2]::integer <> pg_trigger_depth() or v_part[3] <> statement_timestamp()::text then
         return null;
     end if;
+    select s.column_ids, s.table_id into v_ids, v_table_id
+    from flux.table_shapes as s
+    where s.shape_id = p_shape_id;
     delete from flux.mutation_log as m
-    where m.seq = v_part[1]::bigint and m.xid = pg_current_xact_id() and m.op = 'D'
+    where m.table_id = v_table_id and m.key = array_to_string(v_part[4:], '|') and m.mask = 0
+        and m.seq = v_part[1]::bigint and m.xid = pg_current_xact_id() and m.op = 'D'
         and m.shape_id = p_shape_id and m.at >= now() - interval '1 hour'
     returning m.* into v_gone;
     if not found then

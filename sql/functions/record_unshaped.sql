@@ -73,7 +73,7 @@ begin
         v_old, v_new
     );
     if p_next is not null and p_xmax <> '0' then
-        perform flux.reorder_followers(p_table_id, v_seq, v_key.key, v_next);
+        perform flux.reorder_followers(p_table_id, v_seq, v_key.key, p_previous, v_next);
     end if;
     if v_shape.key_ids is not null and v_old_key.key is not null
         and v_old_key.key is distinct from v_key.key

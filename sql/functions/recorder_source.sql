@@ -145,7 +145,7 @@ begin
         case when v_request is null then inet_client_addr() end, v_changed, v_old, v_new
     );
     if v_next is not null and new.xmax <> '0' then
-        perform flux.reorder_followers(%3$s, v_seq, v_key, v_next);
+        perform flux.reorder_followers(%3$s, v_seq, v_key, v_previous, v_next);
     end if;
     if %11$s(v_op = 'D' or v_old_key is not null) then
         perform flux.reorder_successors(
@@ -179,7 +179,7 @@ $f$,
             v_seq := flux.merge_move(v_pending, %1$s, v_key, v_key_text, v_new, v_next);
             if v_seq is not null then
                 if new.xmax <> '0' then
-                    perform flux.reorder_followers(%2$s, v_seq, v_key, v_next);
+                    perform flux.reorder_followers(%2$s, v_seq, v_key, null, v_next);
                 end if;
                 return null;
             end if;
@@ -188,7 +188,7 @@ $f$,
         and flux.take_move(tg_relid, v_previous)
     then
         perform set_config('flux.pending_move',
-            concat_ws('|', v_seq, pg_trigger_depth(), statement_timestamp()), true);
+            concat_ws('|', v_seq, pg_trigger_depth(), statement_timestamp(), v_key), true);
     end if;
 $f$ else '' end,
         case when not flux.has_event_trigger() then format($f$

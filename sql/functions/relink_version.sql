@@ -11,14 +11,20 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 as $$
 declare
+    v_key text := case when length(p_key) > 200 then flux.digest_key(p_key) else p_key end;
+    v_seq bigint;
+    v_mask bigint;
     v_links text := current_setting('flux.version_links', true);
 begin
-    update flux.mutation_log as m set next_tid = p_to
-    where m.table_id = p_table_id
-        and m.key = case when length(p_key) > 200 then flux.digest_key(p_key) else p_key end
-        and m.at >= now() - interval '1 hour' and m.xid = pg_current_xact_id()
-        and m.next_tid = p_from;
-    if not found then
+    select o.seq, o.mask into v_seq, v_mask
+    from flux.own_changes(p_table_id, v_key) as o
+    where o.next_tid = p_from and o.key = v_key
+    limit 1;
+    if found then
+        update flux.mutation_log as m set next_tid = p_to
+        where m.table_id = p_table_id and m.key = v_key and m.mask = v_mask and m.seq = v_seq
+            and m.at >= now() - interval '1 hour' and m.xid = pg_current_xact_id();
+    else
         perform set_config(
             'flux.version_links',
             concat_ws('|', nullif(v_links, ''), concat_ws('>', p_leaf, p_from, p_to)), true

@@ -1,5 +1,6 @@
 create function flux.renumber_mutations(
-    p_table_id integer, p_key text, p_first bigint, p_before bigint
+    p_table_id integer, p_key text, p_first bigint, p_before bigint,
+    p_kept_up_to bigint default null
 ) returns void
 language plpgsql volatile parallel unsafe
 set search_path = pg_catalog, pg_temp
@@ -23,6 +24,7 @@ begin
     for v_move in
         select distinct m.seq, m.key, m.mask
         from flux.own_mutations(p_table_id, v_keys, p_first, p_before) as m
+        where m.seq = p_first or p_kept_up_to is null or m.seq > p_kept_up_to
         order by m.seq
     loop
         update flux.mutation_log as m set seq = nextval('flux.mutation_seq')
@@ -32,5 +34,5 @@ begin
     end loop;
 end
 $$;
-comment on function flux.renumber_mutations(integer, text, bigint, bigint) is
-    'Gives this transaction''s changes of one row, from one number up to before another, new numbers in the same order.';
+comment on function flux.renumber_mutations(integer, text, bigint, bigint, bigint) is
+    'Gives this transaction''s changes of one row, from one number up to before another, new numbers in the same order; but not those behind the first up to the last number, if that is given.';

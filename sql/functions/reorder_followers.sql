@@ -6,32 +6,27 @@
 -- function inside the statement. Such a follower names this version as the one before it; it and
 -- all that came after it on the same row get new numbers, in their order.
 create function flux.reorder_followers(
-    p_table_id integer, p_seq bigint, p_key text, p_tid tid
+    p_table_id integer, p_seq bigint, p_key text, p_previous tid, p_tid tid
 ) returns void
 language plpgsql volatile parallel unsafe
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 declare
     v_first bigint;
+    v_behind bigint;
 begin
-    select min(f.seq) into v_first
-    from (
-        select m.seq
-        from flux.mutation_log as m
-        where m.table_id = p_table_id and m.key = p_key and m.at >= now() - interval '1 hour'
-            and m.xid = pg_current_xact_id() and m.seq < p_seq and m.previous_tid = p_tid
-        union all
-        select m.seq
-        from flux.mutation_log as m
-        where m.table_id = p_table_id and m.old_key = p_key and m.at >= now() - interval '1 hour'
-            and m.xid = pg_current_xact_id() and m.seq < p_seq and m.previous_tid = p_tid
-    ) as f;
+    select min(o.seq) into v_first
+    from flux.own_changes(p_table_id, p_key) as o
+    where o.seq < p_seq and o.previous_tid = p_tid;
     if v_first is not null then
-        perform flux.renumber_mutations(p_table_id, p_key, v_first, p_seq);
+        -- What made the version before this change stays before it, and all that came before that;
+        -- flux.reorder_successors() may have put it behind the follower.
+        select max(o.seq) into v_behind
+        from flux.own_changes(p_table_id, p_key) as o
+        where o.seq < p_seq and o.next_tid = p_previous;
+        perform flux.renumber_mutations(p_table_id, p_key, v_first, p_seq, v_behind);
     end if;
 end
 $$;
-comment on function flux.reorder_followers(integer, bigint, text, tid) is
-    'Puts changes that were logged before the one they followed behind it. The arguments: table, the change just logged, its key, the version it made.';
+comment on function flux.reorder_followers(integer, bigint, text, tid, tid) is
+    'Puts changes that were logged before the one they followed behind it. The arguments: table, the change just logged, its key, the version before it and the one it made.';

@@ -6,37 +6,31 @@ create function flux.reorder_successors(
 ) returns void
 language plpgsql volatile parallel unsafe
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 declare
     v_made bigint;
     v_first bigint;
 begin
     select min(m.seq), max(m.seq) filter (where m.next_tid = p_tid) into v_first, v_made
-    from flux.mutation_log as m
-    where m.table_id = p_table_id and m.key = p_key and m.at >= now() - interval '1 hour'
-        and m.xid = pg_current_xact_id() and m.seq < p_seq;
-    if v_first is null or (v_made is null and flux.is_own_xid(p_xmin)) then
+    from flux.own_changes(p_table_id, p_key) as m
+    where m.key = p_key and m.seq < p_seq;
+    if v_first is null
+        or (v_made is null and pg_trigger_depth() > 1 and flux.is_own_xid(p_xmin))
+    then
         -- Nothing to move, or the version's own making is still to be logged and will move this.
         return;
     end if;
-    select min(f.seq) into v_first
-    from (
-        select m.seq
-        from flux.mutation_log as m
-        where m.table_id = p_table_id and m.key = p_key and m.at >= now() - interval '1 hour'
-            and m.xid = pg_current_xact_id() and m.seq > coalesce(v_made, 0) and m.seq < p_seq
-        union all
-        select m.seq
-        from flux.mutation_log as m
-        where m.table_id = p_table_id and m.old_key = p_key and m.at >= now() - interval '1 hour'
-            and m.xid = pg_current_xact_id() and m.seq > coalesce(v_made, 0) and m.seq < p_seq
-    ) as f;
+    -- Where no change that is logged made the version, an update that changed nothing did, over one
+    -- of another transaction: all this came after. Or its making is still to be logged (a function
+    -- inside the statement ended it): then what came before goes behind this for now, and
+    -- flux.reorder_followers() tells the two apart.
+    select min(o.seq) into v_first
+    from flux.own_changes(p_table_id, p_key) as o
+    where o.seq > coalesce(v_made, 0) and o.seq < p_seq;
     if v_first is not null then
         perform flux.renumber_mutations(p_table_id, p_key, v_first, p_seq);
     end if;
 end
 $$;
 comment on function flux.reorder_successors(integer, bigint, text, tid, xid) is
-    'Puts changes of a key''s next row that were logged before its last one ended behind that end. The arguments: table, the change just logged, the key it gave up, the version given up and that version''s xmin.';
+    'Puts changes of a key''s next row that were logged before its last one ended behind that end. The arguments: table, the change just logged, the key it gave up, the version given up.';
