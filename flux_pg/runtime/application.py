@@ -295,11 +295,9 @@ async def _configure(conn: Connection[Any]) -> None:
         await run_batch(conn, [statement])
 
 
-async def _register(
-    pool: Pool, settings: Settings, registry: Registry, source: Source
-) -> tuple[Redactor, int]:
-    """Learn the redaction rules, and note the deployment."""
-    functions = [
+def describe_functions(registry: Registry, settings: Settings) -> list[dict[str, Any]]:
+    """What is stored of a deployment's functions."""
+    return [
         {
             "name": spec.name,
             "method": spec.method,
@@ -318,6 +316,13 @@ async def _register(
         }
         for spec in registry.functions.values()
     ]
+
+
+async def _register(
+    pool: Pool, settings: Settings, registry: Registry, source: Source
+) -> tuple[Redactor, int]:
+    """Learn the redaction rules, and note the deployment."""
+    functions = describe_functions(registry, settings)
     statements = [
         Statement("select flux.redaction_key()"),
         Statement("select pattern from flux.redactions"),

@@ -27,16 +27,21 @@ class Divergence(DivergenceError):
     """A replay asked for something that the record does not hold.
 
     Attributes:
-        path: Where, as `span path @ task path # call index`.
+        path: Where, as `span path @ task path # call index`, or what `at` says.
         recorded: What the record holds there; None if nothing.
         now: What is asked for now; None if nothing.
         reason: `different`, `missing`, `redacted`, `omitted`, `unfinished` or `unused`.
     """
 
     def __init__(
-        self, key: tuple[str, str, int], recorded: Any, now: Any, reason: str = "different"
+        self,
+        key: tuple[str, str, int],
+        recorded: Any,
+        now: Any,
+        reason: str = "different",
+        at: str = "",
     ) -> None:
-        self.path = f"{key[0] or '.'} @ {key[1] or '.'} # {key[2]}"
+        self.path = at or f"{key[0] or '.'} @ {key[1] or '.'} # {key[2]}"
         self.recorded = recorded
         self.now = now
         self.reason = reason
