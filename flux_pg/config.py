@@ -55,6 +55,7 @@ class Settings:
     listen_url: str | None = None
     tracked_schemas: tuple[str, ...] = ("public",)
     pool_size: int = 8
+    prepare_statements: str = "on"
     host: str = "127.0.0.1"
     port: int = 4000
     workers: int = 1
@@ -166,6 +167,8 @@ OPTIONS: tuple[Option, ...] = (
            "schemas whose new tables are tracked"),
     Option("pool_size", "database.pool_size", "FLUX_POOL_SIZE", _between(1, 1000),
            "connections of one worker"),
+    Option("prepare_statements", "database.prepare_statements", "FLUX_PREPARE_STATEMENTS",
+           _choice("on", "off"), "off behind a transaction pooler that does not know them"),
     Option("host", "server.host", "FLUX_HOST", _text, "address to listen on"),
     Option("port", "server.port", "FLUX_PORT", _between(0, 65535), "port to listen on"),
     Option("workers", "server.workers", "FLUX_WORKERS", _between(1, 256), "worker processes"),

@@ -184,7 +184,15 @@ def check_pooler(patient: Patient) -> Iterator[Finding]:
     real = patient.one("select pg_backend_pid() as pid")["pid"]
     if real == patient.database.info.backend_pid:
         yield Finding("pooler", "ok", "the connection is direct")
-    elif patient.settings.listen_url:
+        return
+    if patient.settings.prepare_statements == "on":
+        yield Finding(
+            "pooler", "warning",
+            "a pooler is in between, and statements are prepared: if it pools transactions and is "
+            "not PgBouncer 1.21 or newer with max_prepared_statements, requests will fail",
+            'Set database.prepare_statements = "off".',
+        )  # fmt: skip
+    if patient.settings.listen_url:
         yield Finding("pooler", "ok", "a pooler is in between; LISTEN has a login of its own")
     else:
         yield Finding(

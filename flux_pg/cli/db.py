@@ -152,7 +152,17 @@ def describe_target(conninfo: str) -> str:
 
 _TABLES = """
 select n.nspname as schema, c.relname as "table", c.reltuples::bigint as estimated_rows,
-    t.tracked_at
+    t.tracked_at,
+    case
+        when t.tracked_at is not null then null
+        when flux.is_left_out(c.oid) then 'untracked with flux db untrack'
+        when not flux.is_schema_tracked(c.oid) then 'not in a tracked schema'
+        when exists (
+            select from pg_depend as d
+            where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'
+        ) then 'belongs to an extension'
+        else 'never tracked: flux db track'
+    end as why_not
 from pg_class as c
 join pg_namespace as n on n.oid = c.relnamespace
 left join flux.tracked_tables as t on t.relation = c.oid and t.untracked_at is null
@@ -226,7 +236,9 @@ def _show_status(
             [
                 clean(f"{row['schema']}.{row['table']}"),
                 "-" if row["estimated_rows"] < 0 else f"{row['estimated_rows']:,}",
-                show_time(row["tracked_at"]) if row["tracked_at"] else style.warn("not tracked"),
+                show_time(row["tracked_at"])
+                if row["tracked_at"]
+                else style.warn(f"no: {row['why_not']}"),
             ]
             for row in tables
         ]

@@ -187,6 +187,7 @@ async def open_application(
         max_size=settings.pool_size,
         configure=_configure,
         client_encoding="utf8",  # results are recorded as the server sends them
+        prepare_threshold=5 if settings.prepare_statements == "on" else None,
     )
     notifier = Notifier(pool, wakeup, settings.queue_poll_s)
     try:

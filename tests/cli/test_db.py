@@ -204,3 +204,22 @@ def test_a_check_that_cannot_look_is_not_all_well(
 
 def test_the_defaults_are_read_from_an_empty_project(project: Path) -> None:
     assert load_settings(project, {}, {}).tracked_schemas == ("public",)
+
+
+def test_status_says_why_a_table_is_not_tracked(flux: Flux, project: Path) -> None:
+    migration = (
+        "create table kept (id int);\n"
+        "create schema elsewhere; create table elsewhere.t (id int);\n"
+        "create table left_out (id int);\n"
+    )
+    (project / "migrations" / "0009_tables.sql").write_text(migration)
+    flux("db", "migrate")
+    flux("db", "untrack", "left_out", "--yes")
+    tables = {
+        f"{row['schema']}.{row['table']}": row["why_not"]
+        for row in json.loads(flux("db", "status", "--json").out)["tables"]
+    }
+    assert tables["public.kept"] is None
+    assert tables["elsewhere.t"] == "not in a tracked schema"
+    assert tables["public.left_out"] == "untracked with flux db untrack"
+    assert "no: not in a tracked schema" in flux("db", "status").out
