@@ -185,7 +185,7 @@ async def open_application(
     pool = Pool(
         settings.database_url,
         max_size=settings.pool_size,
-        configure=_configure,
+        configure=configure_connection,
         client_encoding="utf8",  # results are recorded as the server sends them
         prepare_threshold=5 if settings.prepare_statements == "on" else None,
     )
@@ -282,7 +282,7 @@ class _DictDumper(JsonbDumper):
     """A dict given as a parameter is meant as jsonb."""
 
 
-async def _configure(conn: Connection[Any]) -> None:
+async def configure_connection(conn: Connection[Any]) -> None:
     """Once for each connection: what protects the server from a worker that is gone."""
     conn.adapters.register_dumper(dict, _DictDumper)
     settings = {

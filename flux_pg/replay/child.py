@@ -1,0 +1,286 @@
+"""The process in which a recorded request runs again: `python -m flux_pg.replay.child FD MODE`.
+
+Its life, and the order is the point: close every inherited descriptor but FD; hear from the parent
+what to run; connect to the database, if there is one; lock the process down; only then import user
+code; run what the parent sends, one request after another; end when the parent does.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any, cast
+
+import msgspec
+import psycopg
+import trio
+
+from flux_pg import __version__
+from flux_pg.config import Settings
+from flux_pg.database.pipeline import FixedStatement, Statement, run_batch
+from flux_pg.database.pool import Pool
+from flux_pg.errors import FluxError
+from flux_pg.records import Invocation, Kind
+from flux_pg.replay import refusing
+from flux_pg.replay.clock import make_idle_clock
+from flux_pg.replay.executor import (
+    Finished,
+    KeepingRecorder,
+    ReplayExecutor,
+    describe_run,
+    texts_of,
+)
+from flux_pg.replay.frames import Frames
+from flux_pg.replay.lockdown import (
+    Lockdown,
+    close_other_descriptors,
+    drop_capabilities,
+    lock_down,
+)
+from flux_pg.replay.rebuild import make_invocation
+from flux_pg.replay.record import Record, Trail
+from flux_pg.replay.relay import Relay
+from flux_pg.replay.source import RecordedRun
+from flux_pg.runtime.application import configure_connection, describe_functions
+from flux_pg.runtime.boundaries.install import install_shims
+from flux_pg.runtime.control import Problem, decode_settings
+from flux_pg.runtime.engines.python import PythonEngine
+from flux_pg.runtime.redaction import Redactor
+from flux_pg.runtime.registry import Registry, load_functions
+from flux_pg.runtime.values import plain, to_json
+
+CONNECTIONS = 4
+"""Opened before the process is locked; none can be opened afterwards."""
+
+_FOREVER_S = 1e9
+_MUTATIONS = """
+select m.request_id::text, m.seq, m.span_id, m."schema", m."table", m.pk, m.op, m.old, m.new,
+    m.changed, m.outcome
+from flux.mutations as m
+where m.request_id = any (%s::uuid[])
+order by m.seq
+"""
+
+
+class Child:
+    """The process. `live` is its life."""
+
+    def __init__(self, frames: Frames, start: dict[str, Any]) -> None:
+        self._frames = frames
+        self._settings: Settings = decode_settings(start["settings"])
+        self._start = start
+        self._from_record = start["mode"] == "recorded"
+        redaction = start["redaction"]
+        self._redactor = Redactor(redaction["patterns"], bytes.fromhex(redaction["key"]))
+        self._redactor.learn_tables([tuple(pair) for pair in redaction["columns"]])
+        self._relay = Relay(frames, start["allow_hosts"])
+        self._finished: dict[str, Finished] = {}
+        self._ids: dict[str, list[str]] = {}
+        self._kept: dict[str, list[list[str | None]]] = {}
+        self._lockdown = Lockdown(False, "not asked for")
+        self._pool: Pool | None = None
+
+    async def open(self) -> None:
+        """Connect, lock the process down, load the code, tell the parent."""
+        pool = self._pool = await self._connect()
+        if self._start["lock"]:
+            self._lockdown = lock_down()
+            refusing.install()
+        for name, value in self._settings.dotenv.items():
+            os.environ.setdefault(name, value)
+        self._relay.install()
+        install_shims()
+        registry = self._registry = load_functions(self._settings.project_dir)
+        described = describe_functions(registry, self._settings)
+        deployment = 0
+        if pool is not None:
+            deployment = await self._register(pool, described)
+        self._executor = self._make_executor(registry, pool, deployment)
+        await self._frames.send(
+            {
+                "type": "loaded",
+                "functions": plain(msgspec.to_builtins(described)),
+                "errors": [msgspec.to_builtins(Problem.of(one)) for one in registry.errors],
+                "egress": self._lockdown.enforced,
+                "egress_reason": self._lockdown.reason,
+            }
+        )
+
+    async def _connect(self) -> Pool | None:
+        """Every connection that will be needed: none can be opened later."""
+        if self._from_record:
+            return None
+        assert self._settings.database_url is not None
+        pool = Pool(
+            self._settings.database_url,
+            max_size=CONNECTIONS,
+            configure=configure_connection,
+            client_encoding="utf8",
+            max_lifetime_s=_FOREVER_S,
+            max_idle_s=_FOREVER_S,
+        )
+        connections = [await pool.acquire() for _ in range(CONNECTIONS)]
+        for conn in connections:
+            await pool.release(conn)
+        return pool
+
+    async def _register(self, pool: Pool, described: list[dict[str, Any]]) -> int:
+        source = self._start["source"]
+        values = (
+            source["commit"], source["dirty"], source["source_hash"], __version__,
+            os.environ.get("PYTHONHASHSEED"), to_json(described),
+        )  # fmt: skip
+        query = "select flux.register_deployment(%s, %s, %s, %s, %s, %s)"
+        async with pool.connection() as conn:
+            batch = (await run_batch(conn, [Statement(query, values)])).check()
+        return int(batch[0].rows[0][0])
+
+    def _make_executor(
+        self, registry: Registry, pool: Pool | None, deployment: int
+    ) -> ReplayExecutor:
+        recorder = KeepingRecorder(deployment)
+        if not self._from_record:
+            recorder.keep = self._keep
+        environment: Mapping[str, str] = {**self._settings.dotenv, **os.environ}
+        return ReplayExecutor(
+            recorder=recorder,
+            from_record=self._from_record,
+            keep=self._keep,
+            pool=cast(Any, pool),
+            functions=registry.functions,
+            engines={"python": PythonEngine()},
+            settings=self._settings,
+            redactor=self._redactor,
+            environment=environment,
+            deployment=deployment,
+            commit=self._start["source"]["commit"],
+            on_finished=self._note_finished,
+        )
+
+    def _keep(self, statement: FixedStatement) -> None:
+        values = texts_of(statement)
+        request_id, parent_id = str(values[0]), values[3]
+        top = next(
+            (one for one, ids in self._ids.items() if request_id in ids or parent_id in ids), None
+        )
+        if top is None:
+            return
+        self._ids[top].append(request_id)
+        kept = self._kept[top]
+        kept[:] = [other for other in kept if other[0] != request_id] + [values]
+
+    def _note_finished(self, run: Any, ending: Any) -> None:
+        self._finished[run.request_id] = (run, ending)
+
+    async def run(self, message: dict[str, Any]) -> None:
+        """Run one request again and send what came of it."""
+        trail = Trail()
+        began_ns = time.perf_counter_ns()
+        answer: dict[str, Any] = {"type": "result", "id": message["id"], "replay_id": None}
+        try:
+            recorded = msgspec.convert(message["record"], RecordedRun)
+            record = Record(recorded, self._redactor, trail, self._relay.allows)
+            kind: Kind = message["kind"]
+            invocation = make_invocation(self._registry.functions, record, kind)
+            answer |= await self._run(invocation, trail)
+        except FluxError as problem:
+            answer["problem"] = {"code": problem.code, "message": problem.message}
+            answer["problem"]["hint"] = problem.hint
+        first = trail.first
+        if first is not None:
+            answer["first_divergence"] = {
+                "path": first.path,
+                "recorded": plain(first.recorded),
+                "now": plain(first.now),
+                "reason": first.reason,
+            }
+        answer["supplied"] = trail.supplied
+        answer["took_us"] = (time.perf_counter_ns() - began_ns) // 1000
+        await self._frames.send(answer)
+
+    async def _run(self, invocation: Invocation, trail: Trail) -> dict[str, Any]:
+        replay_id = str(invocation.request_id)
+        # What is called in a transaction of the caller's is recorded before its caller.
+        self._ids[replay_id], self._kept[replay_id] = [replay_id], []
+        try:
+            reply = await self._executor.run(invocation)
+            finished = self._finished.pop(replay_id, None)
+            kept = self._kept[replay_id]
+        finally:
+            ids = self._ids.pop(replay_id)
+            del self._kept[replay_id]
+        if finished is None:
+            message = reply.body.decode("utf-8", "replace")
+            return {"problem": {"code": "not-recorded", "message": message, "hint": ""}}
+        described = describe_run(*finished)
+        for record in trail.records:
+            if described["outcome"] == "ok" and not record.run.failed:
+                record.check_unused(statements=self._from_record)
+        mutations = None if self._pool is None else await self._mutations(self._pool, ids)
+        return {"replay_id": replay_id, "records": kept, "mutations": mutations, **described}
+
+    async def _mutations(self, pool: Pool, ids: list[str]) -> list[dict[str, Any]]:
+        """The row changes of a replay and of what it called, committed or not."""
+        async with pool.connection() as conn:
+            result = (await run_batch(conn, [Statement(_MUTATIONS, (ids,))])).check()[0]
+        rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
+        return cast(list[dict[str, Any]], plain(rows))
+
+    async def live(self) -> None:
+        """Run what the parent sends until it is gone."""
+        async with trio.open_nursery() as nursery:
+            async for message in self._frames.receive():
+                if message["type"] == "replay":
+                    nursery.start_soon(self.run, message)
+                elif message["type"] == "fetched":
+                    self._relay.answer(message)
+            nursery.cancel_scope.cancel()
+
+
+async def _main(fd: int) -> None:
+    frames = Frames(socket.socket(fileno=fd))
+    messages = frames.receive()
+    start = await anext(messages)
+    try:
+        child = Child(frames, start)
+        await child.open()
+    except (FluxError, psycopg.Error) as error:
+        problem = msgspec.to_builtins(Problem.of(error))
+        await frames.send({"type": "failed", "problem": problem})
+        return
+    except Exception as error:
+        trace = traceback.format_exc()
+        problem = msgspec.to_builtins(Problem.of(error, trace))
+        await frames.send({"type": "failed", "problem": problem})
+        return
+    await child.live()
+
+
+def main() -> None:
+    """Be the child process; never returns."""
+    fd, mode = int(sys.argv[1]), sys.argv[2]
+    close_other_descriptors(fd)
+    drop_capabilities()
+    path = os.environ.pop("FLUX_REPLAY_PYTHONPATH", "")
+    if path:
+        os.environ["PYTHONPATH"] = path
+    else:
+        os.environ.pop("PYTHONPATH", None)
+    status = 0
+    try:
+        # With no database nothing is waited for but the code's own pauses: they are skipped.
+        trio.run(_main, fd, clock=make_idle_clock() if mode == "recorded" else None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # threads of user code must not keep it
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""From a recorded request back to an invocation: its arguments as today's code declares them.
+
+The record keeps the input as one object of path, query and body; what came from where is found
+again through the route, so that texts of a path may stand for numbers and those of a body may not.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Mapping
+from time import perf_counter_ns, time_ns
+from typing import Any, NoReturn
+from uuid import UUID
+
+import msgspec
+from uuid_utils.compat import uuid7
+
+from flux_pg.errors import FluxError
+from flux_pg.gateway.bodies import NO_BODY, Body, UploadedFile
+from flux_pg.gateway.routing import Router
+from flux_pg.gateway.target import TargetError
+from flux_pg.gateway.validation import Binder
+from flux_pg.records import FunctionSpec, HttpRequest, Invocation, JobAttempt, Kind, Replaying
+from flux_pg.replay.record import Record
+from flux_pg.replay.source import RecordedRun
+from flux_pg.replay.withheld import UnknownBody, is_mark, withhold
+from flux_pg.runtime.arguments import InputRefused, bind_arguments
+from flux_pg.runtime.boundaries.serving import Divergence
+from flux_pg.runtime.run import make_span_id
+
+
+class Unfit(FluxError):
+    """Today's code does not take the recorded input."""
+
+    code = "input-refused"
+
+
+def make_invocation(
+    functions: Mapping[str, FunctionSpec], record: Record, kind: Kind
+) -> Invocation:
+    """The invocation that repeats a recorded request.
+
+    Raises:
+        FluxError: There is no such function any more (`no-function`), or it refuses the recorded
+            input (`Unfit`).
+    """
+    run = record.run
+    spec = functions.get(run.function or "")
+    if spec is None:
+        raise FluxError(
+            f"there is no function {run.function} in this code",
+            f"There are: {', '.join(sorted(functions)) or 'none'}.",
+            code="no-function",
+        )
+    http = _http(record) if run.kind == "http" else None
+    path, body, query = _parts(functions, run, http)
+    return Invocation(
+        request_id=uuid7(),
+        trace_id=uuid7().hex,
+        root_span_id=make_span_id(),
+        kind=kind,
+        function=spec,
+        arguments=_arguments(spec, record, path, body, query),
+        input=run.input,
+        started_perf_ns=perf_counter_ns(),
+        started_at_ns=time_ns(),
+        http=http,
+        path_parameters=path,
+        principal=run.principal,
+        attempt=run.attempt,
+        replay=make_replaying(record, spec),
+    )
+
+
+def make_replaying(record: Record, spec: FunctionSpec) -> Replaying:
+    """What the runtime keeps of what a run repeats."""
+    run = record.run
+    job = None
+    if run.job_id is not None:
+        request_id = UUID(run.request_id)
+        job = JobAttempt(
+            job_id=UUID(run.job_id),
+            attempt=run.attempt,
+            max_attempts=run.max_attempts or spec.max_attempts,
+            lease_token=request_id,
+            worker=request_id,
+        )
+    return Replaying(request_id=UUID(run.request_id), job=job, record=record)
+
+
+def _arguments(
+    spec: FunctionSpec,
+    record: Record,
+    path: Mapping[str, str],
+    body: Body,
+    query: Mapping[str, list[str]],
+) -> dict[str, Any]:
+    run = record.run
+    given = run.input if isinstance(run.input, dict) else {}
+    if run.kind in ("http", "invoke"):
+        arguments, faults = Binder(spec, tuple(path)).bind(path, body, query)
+        told = "; ".join(f"{one.path or 'body'}: {one.message}" for one in faults)
+    else:
+        told = ""
+        try:
+            arguments = bind_arguments(spec, given)
+        except InputRefused as refusal:
+            told = refusal.message
+    if told:
+        marked = next((name for name, value in given.items() if is_mark(value)), None)
+        if marked is not None:
+            recorded = {"kind": "value", "name": f"input.{marked}", "value": given[marked]}
+            record.diverge(Divergence(("", "", 0), recorded, None, "redacted", at="input"))
+        raise Unfit(f"{spec.name} does not take the recorded input: {told}", "")
+    bound: dict[str, Any] = withhold(arguments, "input", record.redactor.mark, record.diverge)
+    return bound
+
+
+# An HTTP request
+
+
+def _root_input(run: RecordedRun) -> dict[str, Any]:
+    roots = [span.input for span in run.spans if span.name == "gateway.request"]
+    return roots[0] if roots and isinstance(roots[0], dict) else {}
+
+
+def _body_size(run: RecordedRun) -> int:
+    roots = [span.attributes or {} for span in run.spans if span.name == "gateway.request"]
+    return int(roots[0].get("body_bytes", 0)) if roots else 0
+
+
+def _http(record: Record) -> HttpRequest:
+    run = record.run
+    seen = _root_input(run)
+    headers: dict[str, Any] = withhold(
+        seen.get("headers", {}), "request.headers", record.redactor.mark, record.diverge
+    )
+    query_string = _query_string(seen.get("query", {}))
+    path = run.path or ""
+    return HttpRequest(
+        method=run.method or "",
+        target=f"{path}?{query_string}" if query_string else path,
+        path=path,
+        query_string=query_string,
+        headers=headers,
+        header_list=tuple(headers.items()),
+        body=_raw_body(record),
+        client=str(seen.get("client", "")),
+        received_ns=perf_counter_ns(),
+    )
+
+
+def _query_string(query: Mapping[str, Any]) -> str:
+    from urllib.parse import urlencode
+
+    return urlencode(list(query.items()), doseq=True)
+
+
+def _body_value(run: RecordedRun) -> Any:
+    """The part of the recorded input that was the body."""
+    query = _root_input(run).get("query", {})
+    given = run.input
+    if not isinstance(given, dict):
+        return given
+    if not query:
+        return given
+    return {name: value for name, value in given.items() if query.get(name) != value}
+
+
+def _raw_body(record: Record) -> Any:
+    """The bytes of the body if they are known for certain, else what says so when it is asked."""
+    run = record.run
+    size = _body_size(run)
+    if not size:
+        return b""
+    value = _body_value(run)
+    for candidate in _spellings(value):
+        if len(candidate) == size and "redacted:" not in candidate.decode("latin-1"):
+            return candidate
+
+    def needed() -> NoReturn:
+        recorded = {"kind": "value", "name": "request.body", "value": value}
+        now = {"kind": "value", "name": "request.body", "value": "(its bytes)"}
+        at = "request.body"
+        raise record.diverge(Divergence(("", "", 0), recorded, now, "omitted", at=at))
+
+    parsed = withhold(value, "request.body", record.redactor.mark, record.diverge)
+    return UnknownBody(parsed, needed)
+
+
+def _spellings(value: Any) -> list[bytes]:
+    if isinstance(value, dict) and list(value) == ["body"]:
+        raw = _bytes_of(value["body"])
+        if raw is not None:
+            return [raw, *_json_spellings(value["body"]), *_json_spellings(value)]
+        return [*_json_spellings(value["body"]), *_json_spellings(value)]
+    return _json_spellings(value)
+
+
+def _json_spellings(value: Any) -> list[bytes]:
+    return [
+        json.dumps(value, ensure_ascii=ascii_only, separators=separators).encode()
+        for separators in ((",", ":"), (", ", ": "))
+        for ascii_only in (False, True)
+    ]
+
+
+def _bytes_of(value: Any) -> bytes | None:
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, dict) and list(value) == ["base64"]:
+        return b64decode(value["base64"])
+    return None
+
+
+def _parts(
+    functions: Mapping[str, FunctionSpec], run: RecordedRun, http: HttpRequest | None
+) -> tuple[Mapping[str, str], Body, Mapping[str, list[str]]]:
+    """Path parameters, body and query of the request, as its gateway saw them."""
+    given = run.input if isinstance(run.input, dict) else {}
+    if http is None:
+        return {}, _json_body(run.input), {}
+    seen = _root_input(run)
+    query = {
+        name: value if isinstance(value, list) else [value]
+        for name, value in seen.get("query", {}).items()
+    }
+    path: dict[str, str] = {}
+    try:
+        match = Router(tuple(functions.values())).match(http.method, http.path)
+    except TargetError:
+        match = None
+    if match is not None and match.route is not None:
+        path = dict(match.parameters)
+    rest = {name: value for name, value in given.items() if name not in path}
+    rest = {name: value for name, value in rest.items() if seen.get("query", {}).get(name) != value}
+    return path, _body(run, rest, http), query
+
+
+def _body(run: RecordedRun, rest: dict[str, Any], http: HttpRequest) -> Body:
+    if not _body_size(run):
+        return NO_BODY
+    kind = str(dict.get(dict(http.headers), "content-type", ""))
+    if "form" in kind and not str(rest.get("body", "")).startswith("{"):
+        return Body("form", b"", fields={name: _field(value) for name, value in rest.items()})
+    if list(rest) == ["body"]:
+        raw = _bytes_of(rest["body"])
+        if raw is not None and "json" not in kind:
+            return Body("raw", raw)
+        if not isinstance(rest["body"], dict) or "json" in kind:
+            whole = _json_body(rest)
+            if http.body and isinstance(http.body, bytes) and not _is_object(http.body):
+                return _json_body(rest["body"])
+            return whole
+    return _json_body(rest)
+
+
+def _is_object(raw: bytes) -> bool:
+    return raw.lstrip()[:1] == b"{"
+
+
+def _json_body(value: Any) -> Body:
+    if value is None:
+        return NO_BODY
+    return Body("json", msgspec.json.encode(value), value)
+
+
+def _field(value: Any) -> list[Any]:
+    values = value if isinstance(value, list) else [value]
+    return [_file(one) for one in values]
+
+
+def _file(value: Any) -> Any:
+    if isinstance(value, dict) and {"filename", "content_type", "content"} <= value.keys():
+        content = _bytes_of(value["content"]) or b""
+        return UploadedFile(value["filename"], value["content_type"], content)
+    return value

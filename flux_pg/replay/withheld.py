@@ -1,0 +1,157 @@
+"""What a record does not hold, as the function meets it in a replay.
+
+Laws:
+- A withheld value may be passed on (into a result, a parameter, a response): there it is written as
+  the mark that stands for it in the record.
+- It can be compared: its mark is a keyed hash, so the answer is the true one.
+- Whoever needs the value itself gets a divergence, never an invented value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import msgspec
+
+from flux_pg.runtime.boundaries.serving import Divergence
+
+_MARK = re.compile(r"redacted:[0-9a-f]{16}")
+Diverge = Callable[[Divergence], Divergence]
+Mark = Callable[[Any], str]
+
+
+class Withheld:  # noqa: PLW1641 - its hash is needed itself: a divergence
+    """A value of which only the mark is known.
+
+    Args:
+        mark: What stands in for it in the record.
+        place: Where it came from, such as `input.password`.
+        hash: Makes the mark of a value, with the record's own key.
+        diverge: Notes the divergence of whoever needs the value.
+    """
+
+    __slots__ = ("_diverge", "_hash", "_mark", "_place")
+
+    def __init__(self, mark: str, place: str, hash: Mark, diverge: Diverge) -> None:
+        self._mark = mark
+        self._place = place
+        self._hash = hash
+        self._diverge = diverge
+
+    def __flux_mark__(self) -> str:
+        return self._mark
+
+    def __eq__(self, other: object) -> bool:
+        return mark_of(other, self._hash) == self._mark
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __bool__(self) -> bool:
+        return self._mark != self._hash("")
+
+    def __copy__(self) -> Withheld:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Withheld:
+        return self
+
+    def _needed(self, *_: Any, **__: Any) -> NoReturn:
+        recorded = {"kind": "value", "name": self._place, "value": self._mark}
+        now = {"kind": "value", "name": self._place, "value": "(needed itself)"}
+        raise self._diverge(Divergence(("", "", 0), recorded, now, "redacted", at=self._place))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)  # what looks for a protocol must learn that it has none
+        self._needed()
+
+    __hash__ = __str__ = __repr__ = __format__ = __len__ = __iter__ = _needed
+    __getitem__ = __contains__ = __add__ = __radd__ = __mod__ = __rmod__ = _needed
+    __lt__ = __le__ = __gt__ = __ge__ = __int__ = __float__ = __index__ = __bytes__ = _needed
+    __sub__ = __rsub__ = __mul__ = __rmul__ = __call__ = __fspath__ = _needed
+
+
+class UnknownBody:
+    """The body of a request of which the record keeps what it said, but not its bytes."""
+
+    __slots__ = ("_value", "needed")
+
+    def __init__(self, value: Any, needed: Callable[[], NoReturn]) -> None:
+        self._value = value
+        self.needed = needed
+
+    def parsed(self) -> Any:
+        """What the body said, as JSON."""
+        return self._value
+
+    def __bool__(self) -> bool:
+        return True
+
+    def _needed(self, *_: Any) -> NoReturn:
+        self.needed()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        self.needed()
+
+    __str__ = __repr__ = __len__ = __iter__ = __getitem__ = __bytes__ = _needed
+    __hash__ = __eq__ = __add__ = __contains__ = _needed
+
+
+def mark_of(value: object, hash: Mark) -> str:
+    """The mark of a value, which may be withheld itself."""
+    if isinstance(value, Withheld):
+        return value.__flux_mark__()
+    try:
+        return hash(value)
+    except TypeError:
+        return ""
+
+
+def is_mark(value: object) -> bool:
+    """Whether a recorded value is one that was redacted."""
+    return type(value) is str and _MARK.fullmatch(value) is not None
+
+
+def withhold(value: Any, place: str, hash: Mark, diverge: Diverge) -> Any:
+    """A value with `Withheld` in the place of every mark in it; itself if there is none."""
+    if is_mark(value):
+        return Withheld(value, place, hash, diverge)
+    if isinstance(value, Mapping):
+        return _changed(value, dict(value), value.items(), place, hash, diverge)
+    if isinstance(value, list):
+        return _changed(value, list(value), enumerate(value), place, hash, diverge)
+    if isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            item = getattr(value, name)
+            new = withhold(item, f"{place}.{name}", hash, diverge)
+            if new is not item:
+                msgspec.structs.force_setattr(value, name, new)
+    return value
+
+
+def _changed(value: Any, copy: Any, items: Any, place: str, hash: Mark, diverge: Diverge) -> Any:
+    changed = False
+    for key, item in items:
+        new = withhold(item, f"{place}.{key}", hash, diverge)
+        if new is not item:
+            copy[key], changed = new, True
+    return copy if changed else value
+
+
+def contains_withheld(value: Any) -> Withheld | None:
+    """The first withheld value inside parameters, or None."""
+    if isinstance(value, Withheld):
+        return value
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            found = contains_withheld(item)
+            if found is not None:
+                return found
+    return None
