@@ -108,7 +108,7 @@ class QueueControl:
             Unanswered: The database could not be asked.
         """
         ago_s = trio.current_time() - self._claimed_at
-        result = await self._ask(statements.seconds_to_next(self._names, ago_s))
+        result = await self._ask(statements.seconds_to_next(self._names, ago_s, self._mark))
         seconds: float | None = result.rows[0][0]
         return seconds
 

@@ -34,8 +34,8 @@ _CLAIM = (
 )
 _NEXT = (
     "select extract(epoch from"
-    " flux.next_job_at(%s, clock_timestamp() - %s * interval '1 second') - clock_timestamp()"
-    ")::float8"
+    " flux.next_job_at(%s, clock_timestamp() - %s * interval '1 second', %s)"
+    " - clock_timestamp())::float8"
 )
 _COMPLETE = FixedQuery("select flux.complete_job($1, $2)", 2)
 _FAIL = "select flux.fail_job(%s, %s, %s, clock_timestamp() + %s * interval '1 second')"
@@ -55,12 +55,12 @@ def claim(
     return Statement(_CLAIM, (str(worker), list(functions), str(limit), str(lease_s), mark))
 
 
-def seconds_to_next(functions: Sequence[str], ago_s: float) -> Statement:
+def seconds_to_next(functions: Sequence[str], ago_s: float, mark: str) -> Statement:
     """In how many seconds the next job is due; null if none waits for its time.
 
     Also of one that has become due in the last `ago_s` seconds, since a claim did not find it.
     """
-    return Statement(_NEXT, (list(functions), str(ago_s)))
+    return Statement(_NEXT, (list(functions), str(ago_s), mark))
 
 
 def complete(job_id: UUID, token: UUID) -> FixedStatement:

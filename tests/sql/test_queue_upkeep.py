@@ -90,6 +90,15 @@ def test_a_transaction_that_stays_open_does_not_slow_claims(queue, writes):
         last = worker.run(2_000)
         assert '"levels"' in worker.mark
         assert last < 2 * first + 100
+        enqueue_many(queue, 1, delay="1 hour")
+        before = worker._buffers()
+        next_at = queue.value(
+            "select flux.next_job_at(%s, null, %s::jsonb || '{\"look_at\": 99999999999}')",
+            queue.functions,
+            worker.mark,
+        )
+        assert next_at is not None
+        assert worker._buffers() - before < 2 * first + 100
         late = queue.enqueue(priority=7)
         found: list[UUID] = []
         while late not in found:
