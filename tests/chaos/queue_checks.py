@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg.rows import dict_row
@@ -17,7 +19,7 @@ from psycopg.rows import dict_row
 from .enqueuers import Promised
 from .queue_project import ACCOUNTS, BALANCE, KINDS, LIMIT
 
-FORGOTTEN_S = 1.0
+FORGOTTEN_S = 2.0
 """A claim does not wait for the disk: Postgres may forget those of its last moments (three times
 wal_writer_delay, which is 0.2 s; the rest is for a busy machine). Such a job is claimed again under
 the same number, and the forgotten attempt finds that it holds no lease."""
@@ -87,6 +89,7 @@ class QueueEvidence:
             self._only_successes_say_ok,
             self._jobs_meet_their_fate,
             self._nothing_is_lost_or_made_up,
+            self._who_enqueued_says_ok,
             self._keys_name_one_job,
             self._nobody_saw_a_ghost,
             self._limits_were_kept,
@@ -110,14 +113,14 @@ class QueueEvidence:
         return (
             f"{len(self.jobs)} jobs {dict(states)}, attempts {dict(outcomes)} "
             f"(at most {most} of a job), errors {dict(errors)}, "
-            f"promised {len(self.promised.jobs)}, ledger {len(self.ledger)}"
+            f"promised {len(self.promised.jobs)}, ledger {len(self.ledger)}, "
+            f"limited ones {self._limited_at_once()} at once"
         )
 
-    def _near_a_crash(self, record: Row) -> bool:
-        """Whether the claim of an attempt may have been forgotten."""
-        # A claimed job waits for a free task for a moment.
-        at = record["started_at"].timestamp()
-        return any(-2 * FORGOTTEN_S <= at - crash <= FORGOTTEN_S for crash in self.crashes)
+    def _may_be_forgotten(self, record: Row) -> bool:
+        """Whether Postgres died right after the attempt was claimed, which its id tells."""
+        claimed_at = (UUID(record["request_id"]).int >> 80) / 1000
+        return any(-FORGOTTEN_S <= claimed_at - crash <= 0 for crash in self.crashes)
 
     def _money_is_kept(self) -> Iterator[str]:
         due = dict.fromkeys(range(1, ACCOUNTS + 1), BALANCE)
@@ -166,7 +169,7 @@ class QueueEvidence:
             numbers = Counter(record["attempt"] for record in counted)
             for record in counted:
                 held = record["outcome"] == "ok" or record["request_id"] == job["last_request_id"]
-                if numbers[record["attempt"]] > 1 and not held and self._near_a_crash(record):
+                if numbers[record["attempt"]] > 1 and not held and self._may_be_forgotten(record):
                     numbers[record["attempt"]] -= 1
             if numbers != Counter(range(1, job["attempt"] + 1)):
                 yield f"attempts {sorted(numbers.elements())}: {job} {_shown(records)}"
@@ -227,6 +230,14 @@ class QueueEvidence:
         for job_id in self.jobs.keys() - self.pushed.keys():
             yield f"nobody committed this job: {self.jobs[job_id]}"
 
+    def _who_enqueued_says_ok(self) -> Iterator[str]:
+        """A job is there if and only if the request that enqueued it committed."""
+        for job in self.jobs.values():
+            if job["enqueued_by_request"] is not None:
+                record = self.records.get(str(job["enqueued_by_request"]))
+                if record is None or record["outcome"] != "ok":
+                    yield f"enqueued by {record and _shown([record])}: {job}"
+
     def _keys_name_one_job(self) -> Iterator[str]:
         named: dict[tuple[str, str], set[str]] = defaultdict(set)
         for job_id, job in self.jobs.items():
@@ -246,21 +257,23 @@ class QueueEvidence:
                     yield f"enqueued by a transaction that rolled back: {row}"
 
     def _limits_were_kept(self) -> Iterator[str]:
+        at_once = self._limited_at_once()
+        if at_once > LIMIT:
+            yield f"{at_once} at once, {LIMIT} may"
+
+    def _limited_at_once(self) -> int:
         """By the records' times. Of a crashed attempt nobody knows when it ended; and one whose
         claim was forgotten is not counted by anybody: it cannot commit."""
         moments = []
         for record in self.records.values():
             if record["function"] != "limited" or record["outcome"] == "crashed":
                 continue
-            if record["outcome"] != "ok" and self._near_a_crash(record):
+            if record["outcome"] != "ok" and self._may_be_forgotten(record):
                 continue
             ended_at = record["started_at"] + timedelta(microseconds=record["duration_us"])
             moments += [(record["started_at"], 1), (ended_at, -1)]
-        running = 0
-        for at, change in sorted(moments):
-            running += change
-            if running > LIMIT:
-                yield f"{running} at once at {at}"
+        changes = (change for _, change in sorted(moments))
+        return max(accumulate(changes), default=0)
 
     def _nothing_is_left(self) -> Iterator[str]:
         for row in self.unsettled:

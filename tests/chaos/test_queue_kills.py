@@ -159,7 +159,8 @@ class Battle:
         self.enqueuers.serve_poison()
 
     async def crash_postgres(self) -> None:
-        how = self.rng.choice([signal.SIGKILL, signal.SIGQUIT])  # QUIT: stop -m immediate
+        # QUIT: stop -m immediate; INT: stop -m fast.
+        how = self.rng.choice([signal.SIGKILL, signal.SIGQUIT, signal.SIGINT])
         pid = int((self.postgres.data_dir / "postmaster.pid").read_text().split()[0])
         self.crashes.append(time.time())
         os.kill(pid, how)
