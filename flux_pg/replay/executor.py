@@ -87,7 +87,7 @@ class ReplayExecutor(Executor):
         input: dict[str, Any],
         span: SpanRecord,
     ) -> Invocation:
-        record = record_of(parent).called(spec.name)
+        record = record_of(parent).called(spec.name, span)
         # Of the caller's kind: nothing that lists requests may take it for one.
         return Invocation(
             request_id=uuid7(),

@@ -23,7 +23,7 @@ import msgspec
 
 from flux_pg.records import ErrorRecord, SpanRecord
 from flux_pg.replay.source import RecordedRun
-from flux_pg.runtime.boundaries.log import BoundaryLog, current_log
+from flux_pg.runtime.boundaries.log import BoundaryLog
 from flux_pg.runtime.boundaries.redacting import redact_entry
 from flux_pg.runtime.boundaries.serving import Divergence, Serving
 from flux_pg.runtime.redaction import Redactor
@@ -210,10 +210,9 @@ class Steps:
             self._spans.setdefault(_place_of(span), []).append(span)
         self._next: dict[Key, int] = {}
 
-    def take(self) -> tuple[tuple[str, str, int], SpanRecord | None]:
-        """The next step at the place of the code that asks; its key, and the span or None."""
-        log = current_log.get()
-        place = ("", "") if log is None else (log.span_path, log.task_path)
+    def take(self, asked: SpanRecord) -> tuple[tuple[str, str, int], SpanRecord | None]:
+        """The recorded step at the place where `asked` is made; its key, and the step or None."""
+        place = _place_of(asked)
         index = self._next.get(place, 0)
         self._next[place] = index + 1
         here = self._spans.get(place, [])
@@ -261,13 +260,13 @@ class Record:
         """Note a divergence and give it back, to be raised."""
         return self.serving.diverge(divergence)
 
-    def called(self, function: str) -> Record:
+    def called(self, function: str, asked: SpanRecord) -> Record:
         """The record of the function that is called here.
 
         Raises:
             Divergence: Another function was called here.
         """
-        key, span = self._calls.take()
+        key, span = self._calls.take(asked)
         if span is not None and span.name != function:
             recorded = {"kind": "call", "name": span.name}
             raise self.diverge(Divergence(key, recorded, {"kind": "call", "name": function}))

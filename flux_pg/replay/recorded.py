@@ -117,7 +117,7 @@ def answer_push(record: Record, span: SpanRecord) -> Result:
     Raises:
         Divergence: The record holds another job here.
     """
-    key, recorded = record.pushes.take()
+    key, recorded = record.pushes.take(span)
     if recorded is not None and (recorded.name, as_json(recorded.input)) != (
         span.name,
         as_json(span.input),
@@ -171,7 +171,7 @@ class RecordedDatabase(RunDatabase):
             one.transaction_open = self.is_open
         if span.kind == "queue" and sql == PUSH:
             return answer_push(record, span)
-        key, recorded = record.statements.take()
+        key, recorded = record.statements.take(span)
         now = describe(_plain(span))
         if recorded is None:
             raise record.diverge(Divergence(key, None, now, "missing"))
