@@ -7,6 +7,7 @@ prolonged all the same.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any
 from uuid import UUID
@@ -25,6 +26,8 @@ ANSWER_WITHIN_S = 5.0
 """A database that does not answer for so long has a connection that leads nowhere."""
 
 _GRACE_S = 1.0
+_REMEMBERED = 4096
+"""Leases that are known: many times more than a worker can hold."""
 
 
 class Unanswered(Exception):
@@ -53,25 +56,38 @@ class QueueControl:
         self._mark = "{}"
         self._complaint = ""
         self._claimed_at = 0.0
+        self._known: deque[UUID] = deque(maxlen=_REMEMBERED)
+        self._in_doubt = False
 
     async def claim(self, limit: int) -> list[Claimed]:
         """Take up to `limit` jobs that are due.
+
+        What a claim took whose answer was lost is given back before the next one: nobody else
+        could run it until the lease ends, and that would count as an attempt.
 
         Cancellation: either nothing was taken, or the leases are found by `release(None)`.
 
         Raises:
             Unanswered: The database could not be asked.
         """
+        if self._in_doubt:
+            await self._ask(statements.release_unknown(self._worker, self._known))
+            self._in_doubt = False
         # The lease begins before the server can have granted it: our clock for it ends first.
         asked_at = self._claimed_at = trio.current_time()
-        result = await self._ask(
-            statements.claim(self._worker, self._names, limit, self._lease_s, self._mark)
-        )
+        try:
+            result = await self._ask(
+                statements.claim(self._worker, self._names, limit, self._lease_s, self._mark)
+            )
+        except BaseException:
+            self._in_doubt = True
+            raise
         rows = result.rows
         if rows and rows[-1][0] is None:
             self._mark = rows.pop()[-1]
         received_at = trio.current_time()
         expires_at = asked_at + self._lease_s
+        self._known.extend(row[5] for row in rows)
         return [self._claimed(row, received_at, expires_at) for row in rows]
 
     def _claimed(self, row: tuple[Any, ...], received_at: float, expires_at: float) -> Claimed:

@@ -45,6 +45,7 @@ _EXTEND = (
     " from flux.extend_leases(%s, %s, %s * interval '1 second') as e"
 )
 _RELEASE = "select flux.release_jobs(%s, %s)"
+_RELEASE_UNKNOWN = "select flux.release_jobs(%s, null, %s)"
 _NOTIFY = "select pg_catalog.pg_notify(%s, '')"
 
 
@@ -87,6 +88,11 @@ def extend(worker: UUID, tokens: Iterable[UUID], lease_s: float) -> Statement:
 def release(worker: UUID, tokens: Iterable[UUID] | None) -> Statement:
     """Give back what was never begun; of None everything of the worker's without a record."""
     return Statement(_RELEASE, (str(worker), None if tokens is None else list(tokens)))
+
+
+def release_unknown(worker: UUID, known: Iterable[UUID]) -> Statement:
+    """Give back what the worker has on lease without a record, but for leases that it knows of."""
+    return Statement(_RELEASE_UNKNOWN, (str(worker), list(known)))
 
 
 def notify() -> Statement:

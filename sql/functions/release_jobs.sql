@@ -1,6 +1,9 @@
-create function flux.release_jobs(p_worker uuid, p_tokens uuid[] default null) returns bigint
+create function flux.release_jobs(
+    p_worker uuid, p_tokens uuid[] default null, p_known uuid[] default '{}'
+) returns bigint
 language plpgsql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_held record;
@@ -11,9 +14,11 @@ begin
         select q.job_id, q.lease_token
         from flux.job_queue as q
         where q.lease_token is not null and q.worker = p_worker
-            and (q.lease_token = any (p_tokens) or (p_tokens is null and not exists (
-                select from flux.execution_log as e where e.request_id = q.lease_token
-            )))
+            and (q.lease_token = any (p_tokens) or (
+                p_tokens is null and q.lease_token <> all (p_known) and not exists (
+                    select from flux.execution_log as e where e.request_id = q.lease_token
+                )
+            ))
         order by q.lease_token
         for update of q
     ) as h;
@@ -30,5 +35,5 @@ begin
 end
 $$;
 
-comment on function flux.release_jobs(uuid, uuid[]) is
-    'Gives back jobs that a worker claimed but never began; the attempt does not count. Without tokens: all its leases that have no execution record, once its journal was recovered. A job that was to be cancelled is.';
+comment on function flux.release_jobs(uuid, uuid[], uuid[]) is
+    'Gives back jobs that a worker claimed but never began; the attempt does not count. Without tokens: all its leases that have no execution record, once its journal was recovered; of a worker that lives, but for those in p_known. A job that was to be cancelled is.';

@@ -137,6 +137,33 @@ async def test_a_job_that_outlasts_its_lease_keeps_it(tmp_path: Path, database18
         assert [one["outcome"] for one in jobs.attempts(job_id)] == ["ok"]
 
 
+async def test_what_a_claim_took_whose_answer_was_lost_is_given_back_uncounted(
+    tmp_path: Path, database18: Database
+) -> None:
+    info = psycopg.conninfo.conninfo_to_dict(database18.app)
+    proxy = Proxy(f"{info['host']}/.s.PGSQL.{info.get('port', 5432)}")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(proxy.run)
+        here = Far(
+            database18.server, database18.name,
+            f"{database18.app} host=127.0.0.1 port={proxy.port}",
+        )  # fmt: skip
+        async with run_jobs(tmp_path, here, functions(tmp_path), lease_s=600) as jobs:
+            running_id = await running(jobs, "waits")
+            # Nothing else that is said names the worker while its leases are young.
+            proxy.lose(str(jobs.workers._control._worker).encode(), "after")
+            made = [jobs.enqueue("lasts") for _ in range(3)]
+            await proxy.lost.wait()
+            for job_id in made:
+                assert (await jobs.ended(job_id))["attempt"] == 1
+                assert [one["outcome"] for one in jobs.attempts(job_id)] == ["ok"]
+            # What had arrived here was left alone.
+            (tmp_path / "go_on").touch()
+            assert (await jobs.ended(running_id))["state"] == "succeeded"
+            assert [one["outcome"] for one in jobs.attempts(running_id)] == ["ok"]
+        nursery.cancel_scope.cancel()
+
+
 async def test_jobs_go_on_after_the_database_was_away(tmp_path: Path, database18: Database) -> None:
     info = psycopg.conninfo.conninfo_to_dict(database18.app)
     proxy = Proxy(f"{info['host']}/.s.PGSQL.{info.get('port', 5432)}")
