@@ -2,6 +2,7 @@ create function flux.archive_job(p_job_id uuid, p_token uuid, p_state text, p_er
 returns boolean
 language plpgsql volatile parallel unsafe
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     with done as (

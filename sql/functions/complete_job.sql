@@ -1,7 +1,9 @@
--- Runs once for each job, inside its own transaction: one statement, two index lookups.
+-- Runs once for each job, inside its own transaction: one statement, one index lookup. A plan that was made
+-- while the queue was empty would scan it, for as long as the session lives: so scans are off.
 create function flux.complete_job(p_job_id uuid, p_token uuid) returns void
 language plpgsql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     with done as (

@@ -3,6 +3,7 @@ create function flux.extend_leases(
 ) returns table (token uuid, held boolean, cancel_requested boolean)
 language sql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
     select set_config('synchronous_commit', 'off', true);
     insert into flux.job_leases as l (lease_token, expires_at)

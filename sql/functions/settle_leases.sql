@@ -4,6 +4,7 @@
 create function flux.settle_leases(p_limit integer) returns integer
 language plpgsql volatile parallel unsafe
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 set lock_timeout = '1s'
 as $$
 declare
