@@ -1,7 +1,9 @@
 -- An update that changes nothing is not logged, but makes a version. Where this transaction made the
 -- version before it, the change that did so must name the new one, or the next change would seem to
 -- follow on nothing. That change may be logged later still (see reorder_followers): the link is
--- then kept for it. It is short: whoever is still to be logged takes its link with him.
+-- then kept for it. Whoever is still to be logged is so at the end of the statement and takes its link
+-- with him; versions whose making is never logged leave theirs (an update that changes nothing twice),
+-- so only the newest are kept.
 create function flux.relink_version(
     p_table_id integer, p_leaf oid, p_key text, p_from tid, p_to tid
 ) returns void
@@ -25,6 +27,9 @@ begin
         where m.table_id = p_table_id and m.key = v_key and m.mask = v_mask and m.seq = v_seq
             and m.at >= now() - interval '1 hour' and m.xid = pg_current_xact_id();
     else
+        if length(v_links) > 8000 then
+            v_links := regexp_replace(right(v_links, 4000), '^[^|]*\|', '');
+        end if;
         perform set_config(
             'flux.version_links',
             concat_ws('|', nullif(v_links, ''), concat_ws('>', p_leaf, p_from, p_to)), true

@@ -376,3 +376,14 @@ def test_a_move_to_another_partition_reads_nothing_of_other_rows(log: Log) -> No
     assert index_blocks(log) - before < 100
     ops = [m["op"] for m in log.mutations("p")]
     assert ops == ["INSERT", "UPDATE"]
+
+
+def test_updates_to_the_same_do_not_pile_up_links(log: Log) -> None:
+    log.run(
+        "create table t (id int primary key, a int)",
+        "insert into t select i, 0 from generate_series(1, 2000) as i",
+    )
+    with log.conn.transaction():
+        log.run("update t set a = a", "update t set a = a", "update t set a = 1 where id = 2000")
+        assert log.value("select length(current_setting('flux.version_links'))") < 10_000
+    assert chain(log, "t", "2000") == ["INSERT", "UPDATE"]
