@@ -34,11 +34,11 @@ class QueueEvidence:
         conninfo: A login that may read everything.
         promised: What those who enqueued were told.
         began: The file in which attempts noted that they began.
-        crashes: When Postgres was killed (`time.time`).
+        crashes: When Postgres was killed and when it was there again (`time.time`).
     """
 
     def __init__(
-        self, conninfo: str, promised: Promised, began: Path, crashes: Sequence[float] = ()
+        self, conninfo: str, promised: Promised, began: Path, crashes: Sequence[tuple[float, float]]
     ) -> None:
         self.promised = promised
         self.crashes = crashes
@@ -120,7 +120,7 @@ class QueueEvidence:
     def _may_be_forgotten(self, record: Row) -> bool:
         """Whether Postgres died right after the attempt was claimed, which its id tells."""
         claimed_at = (UUID(record["request_id"]).int >> 80) / 1000
-        return any(-FORGOTTEN_S <= claimed_at - crash <= 0 for crash in self.crashes)
+        return any(began - FORGOTTEN_S <= claimed_at <= ended for began, ended in self.crashes)
 
     def _money_is_kept(self) -> Iterator[str]:
         due = dict.fromkeys(range(1, ACCOUNTS + 1), BALANCE)

@@ -57,7 +57,7 @@ class Battle:
     nodes: list[Served]
     enqueuers: Enqueuers
     rng: random.Random
-    crashes: list[float] = field(default_factory=list)
+    crashes: list[tuple[float, float]] = field(default_factory=list)
     away: list[Served] = field(default_factory=list)
 
     def superuser(self) -> str:
@@ -162,11 +162,13 @@ class Battle:
         # QUIT: stop -m immediate; INT: stop -m fast.
         how = self.rng.choice([signal.SIGKILL, signal.SIGQUIT, signal.SIGINT])
         pid = int((self.postgres.data_dir / "postmaster.pid").read_text().split()[0])
-        self.crashes.append(time.time())
+        began_at = time.time()
         os.kill(pid, how)
         await until(lambda: not alive(pid))
-        self.crashes.append(time.time())
         await self.postgres.start()
+        self.crashes.append(
+            (began_at, time.time())
+        )  # sessions outlive a killed postmaster by a moment
 
     def _ask(self, sql: str) -> list[tuple[object, ...]]:
         with psycopg.connect(self.superuser(), autocommit=True) as conn:
