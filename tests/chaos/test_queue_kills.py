@@ -166,9 +166,8 @@ class Battle:
         os.kill(pid, how)
         await until(lambda: not alive(pid))
         await self.postgres.start()
-        self.crashes.append(
-            (began_at, time.time())
-        )  # sessions outlive a killed postmaster by a moment
+        # Until now: sessions outlive a killed postmaster by a moment.
+        self.crashes.append((began_at, time.time()))
 
     def _ask(self, sql: str) -> list[tuple[object, ...]]:
         with psycopg.connect(self.superuser(), autocommit=True) as conn:
