@@ -25,7 +25,8 @@ declare
         'decode_key', 'decode_row', 'decode_image', 'decode_elements', 'split_record',
         'changed_ids', 'column_names', 'blame_from_log', 'read_live_images', 'live_row_query',
         'find_snapshot', 'undo_plan', 'undo_rows', 'undo_keyless', 'pick_images', 'shape_before',
-        'state_before', 'shorten_key', 'digest_key', 'name_row'
+        'state_before', 'shorten_key', 'digest_key', 'name_row', 'snapshot_before',
+        'values_drawn_since'
     ];
     -- Whoever owns a table may have it recorded; these ask whether he does.
     v_public constant text[] := array[

@@ -128,6 +128,7 @@ async def _replay(
         if child.egress != "enforced":
             scope.note(f"egress: not enforced ({child.egress_reason})")
         result = await child.replay(run)
+        target.explain(result)
     verdict = judge(run, result)
     return _document(mode, target.partial, run, result, verdict), _exit_code(verdict, result)
 

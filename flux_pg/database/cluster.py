@@ -22,7 +22,7 @@ SOCKET_NAME = ".s.PGSQL.5432"
 MAX_SOCKET_PATH = 107  # sockaddr_un.sun_path holds 108 bytes with the closing NUL
 
 # Before Postgres 16 a user map cannot say "every role".
-_ROLES_BEFORE_16 = (SUPERUSER, "flux_admin", "flux_app")
+_ROLES_BEFORE_16 = (SUPERUSER, "flux_admin", "flux_app", "flux_scratch")
 
 
 class EmbeddedError(FluxError):

@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from flux_pg.config import Settings
-from flux_pg.errors import FluxError
+from flux_pg.replay.engine import ReplayResult
+from flux_pg.replay.scratch import open_scratch, snapshot_before
+from flux_pg.replay.scratch_rows import Refused
 from flux_pg.replay.source import RecordedRun
+
+_NOT_THERE = re.compile(r'permission denied for (?:\w+ )*"?([^"]+)"?$')
 
 
 class Target(NamedTuple):
-    """Where a replay works. `partial`: not every row is there."""
+    """Where a replay works.
+
+    Attributes:
+        partial: Not every row is there.
+        refused: Tables that are not there at all; whoever touches one gets an error of rights.
+    """
 
     database_url: str | None
     partial: bool = False
+    refused: Sequence[Refused] = ()
+
+    def explain(self, result: ReplayResult) -> None:
+        """Say of a result that it met a table which could not be had: that is no verdict on code.
+
+        It is also one where the function swallowed the error.
+        """
+        for span in result.spans:
+            if span.error is None or span.error.sqlstate != "42501":
+                continue
+            found = _NOT_THERE.search(span.error.message)
+            for one in self.refused:
+                if found is None or found[1] not in (one.table, one.table.partition(".")[2]):
+                    continue
+                if result.first_divergence is None:
+                    result.first_divergence = {
+                        "path": span.name,
+                        "recorded": None,
+                        "now": f"{one.table} is not in the scratch database: {one.reason}",
+                        "reason": "not-there",
+                    }
+                return
 
 
 @asynccontextmanager
@@ -24,6 +56,7 @@ async def open_target(settings: Settings, mode: str, run: RecordedRun) -> AsyncI
 
     Raises:
         FluxError: There is none; the message says why.
+        psycopg.Error: ZF006, the request's transaction ids mean nothing any more.
     """
     if mode == "recorded":
         yield Target(None)
@@ -31,24 +64,9 @@ async def open_target(settings: Settings, mode: str, run: RecordedRun) -> AsyncI
     if mode == "in-place":
         yield Target(settings.database_url)
         return
-    try:
-        from flux_pg.replay.scratch import open_scratch
-    except ImportError:
-        raise FluxError(
-            "the scratch database is not there yet",
-            "Use --recorded or --in-place.",
-            code="no-scratch",
-        ) from None
-    if run.snapshot is None:
-        # It never asked the database for anything: any state is the right one.
-        yield Target(settings.database_url)
-        return
-    async with open_scratch(settings, settings.database_url, run.snapshot) as scratch:
-        if scratch.refused:
-            raise FluxError(
-                f"the state before request {run.request_id} cannot be had: "
-                + "; ".join(scratch.refused),
-                "Use --recorded, which needs no database state.",
-                code="no-state",
-            )
-        yield Target(scratch.database_url, scratch.partial)
+    assert settings.database_url is not None
+    live = settings.database_url
+    # Also for a request that asked the database for nothing: today's code may ask.
+    snapshot = await snapshot_before(live, run.request_id)
+    async with open_scratch(settings, live, snapshot, request_id=run.request_id) as scratch:
+        yield Target(scratch.database_url, scratch.partial, scratch.refused)
