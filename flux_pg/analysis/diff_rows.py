@@ -32,19 +32,24 @@ class RowMatch:
     Attributes:
         pairs: Each change of either run once.
         drawn: Keys (as texts) that the database drew for the same insert in both runs.
+        key_names: What such keys are called: columns, and tables in the singular.
     """
 
     pairs: list[RowPair]
     drawn: set[tuple[str, str]]
+    key_names: set[str]
 
 
-def match_rows(a: Sequence[Row], b: Sequence[Row], passed: frozenset[str]) -> RowMatch:
+def match_rows(
+    a: Sequence[Row], b: Sequence[Row], passed: Mapping[Any, frozenset[str]]
+) -> RowMatch:
     """Match the row changes of two runs.
 
     Args:
         a: Mutations as in `flux.trace/1`, in order.
         b: Likewise.
-        passed: Texts of the parameters of both runs: a key among them was not drawn.
+        passed: Texts of the parameters of each span of both runs: a key that came with the
+            statement that inserted it was not drawn.
     """
     match = _Match(a, b)
     match.join(lambda row: (_table(row), row["op"], row["outcome"], to_json(row["pk"])))
@@ -60,7 +65,7 @@ def match_rows(a: Sequence[Row], b: Sequence[Row], passed: frozenset[str]) -> Ro
             pairs.append(RowPair(x, y))
         else:
             pairs += [RowPair(x, None), RowPair(None, y)]
-    return RowMatch(pairs, drawn)
+    return RowMatch(pairs, drawn, _key_names(a))
 
 
 class _Match:
@@ -132,21 +137,30 @@ def _renamed_key(row: Row, renamed: Mapping[str, str]) -> Any:
 
 
 def _drawn(
-    pairs: Sequence[tuple[Row | None, Row | None]], passed: frozenset[str]
+    pairs: Sequence[tuple[Row | None, Row | None]], passed: Mapping[Any, frozenset[str]]
 ) -> set[tuple[str, str]]:
     """Whole numbers that differ as keys of matched inserts, and that no parameter brought."""
     found: set[tuple[str, str]] = set()
     for a, b in pairs:
         if a is None or b is None or a["op"] != "INSERT" or b["op"] != "INSERT":
             continue
+        brought = passed.get(a["span_id"], frozenset()) | passed.get(b["span_id"], frozenset())
         found |= {
             (str(x), str(y))
             for x, y in _key_values(a, b)
-            if type(x) is int and type(y) is int and x != y and not {str(x), str(y)} & passed
+            if type(x) is int and type(y) is int and x != y and not {str(x), str(y)} & brought
         }
     # One for one: a key that stands for two explains neither.
     ours, theirs = [x for x, _ in found], [y for _, y in found]
     return {(x, y) for x, y in found if ours.count(x) == 1 and theirs.count(y) == 1}
+
+
+def _key_names(rows: Sequence[Row]) -> set[str]:
+    names = {"nextval", "currval", "lastval"}
+    for row in rows:
+        if row["op"] == "INSERT" and isinstance(row["pk"], Mapping):
+            names |= {*row["pk"], str(row["table"]), str(row["table"]).removesuffix("s")}
+    return names
 
 
 def _key_values(a: Row, b: Row) -> list[tuple[Any, Any]]:

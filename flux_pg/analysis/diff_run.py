@@ -164,14 +164,14 @@ def row_counts(run: Run) -> Any:
     return counts
 
 
-def passed_texts(a: Run, b: Run) -> frozenset[str]:
-    inputs = [
-        span["input"].get("params")
+def passed_texts(a: Run, b: Run) -> dict[Any, frozenset[str]]:
+    """The texts among the parameters of each statement, by its span."""
+    return {
+        span.get("span_id"): frozenset(texts_in(span["input"].get("params")))
         for run in (a, b)
         for span in run.spans
         if span.get("kind") == "db" and isinstance(span.get("input"), Mapping)
-    ]
-    return frozenset(texts_in(inputs))
+    }
 
 
 def known_pairs(a: Run, b: Run) -> dict[tuple[str, str], str]:

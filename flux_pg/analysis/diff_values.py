@@ -151,6 +151,7 @@ class Volatility:
         known: Pairs of texts with the reason: the requests' own ids, values that clock or chance
             gave.
         keys: Pairs of keys drawn from sequences, as texts.
+        key_names: What such keys are called: columns, and tables in the singular.
         given: Texts that came with either request.
         learned: Places that differed between two runs of the same code.
     """
@@ -158,6 +159,7 @@ class Volatility:
     clock: Clock
     known: dict[tuple[str, str], str] = field(default_factory=dict)
     keys: set[tuple[str, str]] = field(default_factory=set)
+    key_names: set[str] = field(default_factory=set)
     given: set[str] = field(default_factory=set)
     learned: frozenset[str] = frozenset()
     _forward: dict[str, set[str]] = field(default_factory=dict)
@@ -211,7 +213,7 @@ class Volatility:
 
     def _explain_pair(self, place: str, kind: str, a: str, b: str, whole: bool) -> str:
         # A drawn key may happen to be a number that was given too.
-        if kind == "number" and (a, b) in self.keys and _is_key_place(place, a, b, whole):
+        if kind == "number" and (a, b) in self.keys and self._is_key(place, a, b, whole):
             return "sequence"
         if self._was_given(a, b):
             return ""
@@ -223,6 +225,14 @@ class Volatility:
         if kind in ("time", "http", "date"):
             return "time" if self._same_moment(kind, a, b) else ""
         return "time" if kind == "number" and self._same_epoch(a, b) else ""
+
+    def _is_key(self, place: str, a: str, b: str, whole: bool) -> bool:
+        """Whether a number at this place may be a key: short ones are also counts and amounts."""
+        if min(len(a), len(b)) >= len(str(_LONG_NUMBER)) or (whole and "params[" in place):
+            return True
+        match = _LAST_NAME.search(place)
+        name = match[1] if match else ""
+        return bool(_NAMES_OF_KEYS.search(name)) or name in self.key_names
 
     def _was_given(self, a: str, b: str) -> bool:
         return a in self.given or b in self.given
@@ -248,17 +258,6 @@ class Volatility:
                 grain = 0 if "." in a else 1_000_000 // unit
                 return self.clock.explains(first, second, grain)
         return False
-
-
-def _is_key_place(place: str, a: str, b: str, whole: bool) -> bool:
-    """Whether a number at this place may be a key: short ones are also counts and amounts."""
-    if min(len(a), len(b)) >= len(str(_LONG_NUMBER)):
-        return True
-    if "params[" in place and whole:
-        return True
-    match = _LAST_NAME.search(place)
-    name = match[1] if match else ""
-    return bool(_NAMES_OF_KEYS.search(name)) or name in ("nextval", "currval", "lastval")
 
 
 def read_moment(kind: str, text: str) -> datetime | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import click
@@ -21,14 +22,39 @@ from flux_pg.errors import UsageError
 _MANY_ATTEMPTS = 6
 
 
+class TraceCommand(click.Command):
+    """`flux trace ID`, and the commands that stand behind its name."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Make the context of the command that is meant: no id is spelt like one."""
+        target = _SUBCOMMANDS.get(args[0]) if args else None
+        if target is None:
+            return super().make_context(info_name, args, parent, **extra)
+        module, _, attribute = target.partition(":")
+        command: Any = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+
+
+_SUBCOMMANDS = {"diff": "flux_pg.cli.diff:diff"}
+
+
 @click.command(
+    cls=TraceCommand,
     epilog=examples(
         "flux trace @last",
         "flux trace 8f3a2c1d                 the end of an id is enough",
         "flux trace @last --slow 10ms",
         "flux trace @last --flame > trace.svg",
         "flux trace @last --otlp | curl -d @- -H 'content-type: application/json' $OTLP/v1/traces",
-    )
+        "flux trace diff 8f3a2c1d @last      how two requests differ",
+    ),
 )
 @request_argument
 @click.option("--slow", metavar="TIME", help="Only spans that took this long or failed, e.g. 5ms.")

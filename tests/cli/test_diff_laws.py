@@ -273,7 +273,7 @@ def test_rows_with_other_keys_that_were_given_are_other_rows() -> None:
 
     def ordered(run: Run, key: int) -> Run:
         spans = [run.spans[0], {**step, "input": {"sql": "insert", "params": [key, "amber"]}}]
-        return replace(run, spans=spans, mutations=[insert(key, run.spans[0], word="amber")])
+        return replace(run, spans=spans, mutations=[insert(key, step, word="amber")])
 
     rows = compare(ordered(one, 41), ordered(repeat(rng, one), 42)).rows
     assert sorted(row.change for row in rows) == ["only_a", "only_b"]

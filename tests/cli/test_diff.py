@@ -1,0 +1,163 @@
+"""`flux trace diff` on requests that ran for real."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.cli.conftest import Flux
+from tests.cli.records import make_id, record, span
+from tests.conftest import Database
+from tests.runtime.application import Harness, open_project
+
+FUNCTIONS = """
+import datetime
+import time
+import uuid
+
+@define_function(path="/order")
+async def order(ctx, item: int, note: str = "", fails: bool = False, extra: bool = False):
+    now = datetime.datetime.now(datetime.UTC)
+    row = await ctx.db.fetch_one(
+        "insert into users (email, plan) values (%s, %s) returning id, email",
+        (f"{uuid.uuid4()}@shop", note),
+    )
+    if extra:
+        await ctx.db.query("select n from counters where id = %s", (item,))
+    await ctx.db.execute("update users set plan = %s where id = %s", ("pro", row["id"]))
+    async with trio.open_nursery() as nursery:
+        async def look(number):
+            await ctx.db.query("select id from counters where id = %s", (number,))
+        for number in (1, 2, 3):
+            nursery.start_soon(look, number)
+    ctx.log.info("ordered", user=row["id"])
+    if fails:
+        raise ValueError(f"no {item} left")
+    return {"id": row["id"], "at": now.isoformat(), "t": time.time(), "item": item}
+"""
+
+
+@pytest.fixture
+async def app(tmp_path: Path, database18: Database) -> AsyncIterator[Harness]:
+    async with open_project(tmp_path / "shop", database18, FUNCTIONS) as harness:
+        yield harness
+
+
+async def run(app: Harness, **input: Any) -> str:
+    await app.call("order", **input)
+    return str(app.last)
+
+
+def shown(flux: Flux, *arguments: str) -> tuple[int, dict[str, Any]]:
+    result = flux("trace", "diff", *arguments, "--json")
+    document: dict[str, Any] = json.loads(result.out)
+    assert "error" not in document, result
+    return result.code, document
+
+
+async def test_the_same_request_twice_is_identical(flux: Flux, app: Harness) -> None:
+    first, second = await run(app, item=3), await run(app, item=3)
+    code, document = shown(flux, first, second)
+    assert (code, document["verdict"]) == (0, "IDENTICAL"), document
+    assert set(document) == {"schema", "verdict", "spans", "mutations", "volatile"}
+    assert document["schema"] == "flux.diff/1"
+    for entry in document["spans"]:
+        assert set(entry) == {"path", "change", "a", "b", "delta_us"}
+    assert {entry["change"] for entry in document["spans"]} <= {"same", "moved"}
+    assert {entry["kind"] for entry in document["volatile"]} == {"uuid", "time", "sequence"}
+    assert [row["change"] for row in document["mutations"]] == ["same", "same"]
+    page = flux("trace", "diff", first, second)
+    assert page.code == 0
+    assert page.out.startswith("IDENTICAL  they did the same\n")
+    assert "FIRST DIFFERENCE" not in page.out and "2 row changes the same" in page.out
+    assert flux("trace", "diff", first, first).code == 0
+
+
+async def test_a_failure_is_a_regression_and_the_other_way_round_a_fix(
+    flux: Flux, app: Harness
+) -> None:
+    good, bad = await run(app, item=3), await run(app, item=3, fails=True)
+    code, document = shown(flux, good, bad)
+    assert (code, document["verdict"]) == (1, "REGRESSED")
+    assert document["spans"][0]["b"]["values"]["error"]["message"] == "no 3 left"
+    assert shown(flux, bad, good)[0] == 0
+    assert shown(flux, bad, good)[1]["verdict"] == "FIXED"
+    page = flux("trace", "diff", good[-8:], "@last-error")
+    assert page.code == 1
+    assert page.out.startswith("REGRESSED  A did not fail, B did\n")
+    assert page.err == f"hint: flux why {bad[-8:]}\n"
+
+
+async def test_what_differs_is_shown_with_what_came_first(flux: Flux, app: Harness) -> None:
+    first, second = await run(app, item=3, note="x"), await run(app, item=3, note="y", extra=True)
+    code, document = shown(flux, first, second)
+    assert (code, document["verdict"]) == (1, "CHANGED")
+    changes = {entry["path"]: entry for entry in document["spans"] if entry["change"] != "same"}
+    assert changes["request"]["a"]["values"] == {"input.note": "x"}
+    assert changes["request"]["b"]["values"] == {"input.note": "y", "input.extra": True}
+    assert changes["function order > db insert into users"]["b"]["values"] == {
+        "input.params[1]": "y"
+    }
+    only = [entry for entry in document["spans"] if entry["change"] == "only_b"]
+    assert [entry["b"]["name"] for entry in only] == ["select from counters"]
+    (row,) = [row for row in document["mutations"] if row["change"] != "same"][:1]
+    assert row["a"]["values"] == {"new.plan": "x"}
+    page = flux("trace", "diff", first, second)
+    lines = page.out.splitlines()
+    at = lines.index("FIRST DIFFERENCE")
+    assert lines[at + 1 : at + 5] == [
+        "  request", "  input.note", '    A  "x"', '    B  "y"',
+    ]  # fmt: skip
+    assert max(map(len, lines)) <= 100
+    assert "\x1b" not in page.out
+
+
+def test_selectors_and_errors_are_those_of_trace(flux: Flux, conn: Any) -> None:
+    first = record(conn, deployment=None)
+    running = make_id()
+    conn.execute("select flux.begin_request(%s, 5, 1000)", (running,))
+    assert flux("trace", "diff", str(first), "@last").code == 0
+    missing = flux("trace", "diff", str(first), "ffffffff")
+    assert missing.code == 3 and "no request ffffffff" in missing.err
+    assert flux("trace", "diff", str(first), "zz").code == 2
+    assert flux("trace", "diff", str(first)).code == 2
+    unknown = flux("trace", "diff", str(first), f"abcd1234:{first}", "--json")
+    assert unknown.code == 3
+    assert json.loads(unknown.out)["error"]["code"] == "no-replay"
+    assert "flux trace diff" in flux("trace", "diff", "--help").out
+    assert "flux trace diff" in flux("trace", "--help").out
+
+
+def test_a_request_that_still_runs_is_refused(flux: Flux, conn: Any) -> None:
+    first = record(conn)
+    with conn.transaction():
+        second = record(conn)
+        conn.execute(
+            "update flux.execution_log set state = 'running', outcome = null where request_id = %s",
+            (second,),
+        )
+    refused = flux("trace", "diff", str(first), str(second))
+    assert refused.code == 2 and "still running" in refused.err
+
+
+def test_a_missing_part_of_a_record_is_said_and_is_no_identity(flux: Flux, conn: Any) -> None:
+    first, second = record(conn), record(conn, incomplete="row changes not captured")
+    page = flux("trace", "diff", str(first), str(second))
+    assert page.code == 1
+    assert "row changes not captured" in page.out
+    assert "what is missing from a record cannot be compared" in page.out
+
+
+def test_hostile_values_reach_no_terminal(flux: Flux, conn: psycopg.Connection[Any]) -> None:
+    spans = [
+        [span("a" * 16, None, "function", "f", 0, 10, output={"\x1b[31m": f"\x1b]0;{n}\x07"})]
+        for n in ("one", "two")
+    ]
+    ids = [str(record(conn, spans=one)) for one in spans]
+    page = flux("trace", "diff", *ids)
+    assert page.code == 1 and "\x1b" not in page.out and "\\x1b" in page.out
