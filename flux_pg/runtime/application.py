@@ -32,10 +32,11 @@ from .boundaries.install import install_shims
 from .deployment import Source, identify_source
 from .engines.python import PythonEngine
 from .execution import Executor
-from .journal import Journal
+from .journal import Journal, JournalError
+from .late import Caught
 from .recording import Recorder
 from .redaction import Redactor
-from .refusals import RefusalRecorder
+from .refusals import RefusalRecorder, turned_away, unjournaled
 from .registry import Registry, load_functions
 from .request_log import RequestLog
 from .values import to_json
@@ -73,7 +74,9 @@ class Application:
         refusals: RefusalRecorder,
         pool: Pool,
         deployment: int,
+        log: RequestLog,
     ) -> None:
+        self._log = log
         self._registry = registry
         self._executor = executor
         self._recorder = recorder
@@ -81,6 +84,7 @@ class Application:
         self._pool = pool
         self._ran_since_tick = False
         self._ready = True
+        self._turned_away = 0  # since the database went away
         self.deployment = deployment
         self.work: tuple[Work, ...] = ()
         """What a worker does beside answering requests."""
@@ -103,7 +107,15 @@ class Application:
     async def run(self, invocation: Invocation) -> Reply:
         """Run one request to its end; see `Runner.run`."""
         self._ran_since_tick = True
-        reply = await self._executor.run(invocation)
+        if invocation.job is None and not self._executor.has_room:
+            self._turned_away += 1
+            return self._refusals.refuse_unrecorded(turned_away(invocation))
+        try:
+            reply = await self._executor.run(invocation)
+        except JournalError as error:
+            if invocation.job is not None:
+                raise
+            return self._refusals.refuse_unrecorded(unjournaled(invocation, error))
         self._ready = not any(name == "x-flux-recorded" for name, _ in reply.headers)
         return reply
 
@@ -115,15 +127,22 @@ class Application:
         """Store snapshots while requests come in, make partitions ahead, watch the database."""
         checked = trio.current_time()
         while True:
-            if self._ran_since_tick or not self._ready:
+            if self._ran_since_tick or not self._ready or self._executor.waits:
                 self._ran_since_tick = False
                 self._ready = await self._tick()
                 if self._ready:
-                    await self._executor.record_late()
+                    self._tell_caught(await self._executor.record_late())
             if trio.current_time() - checked > PARTITION_CHECK_S:
                 checked = trio.current_time()
                 await _works(self._pool, _PARTITIONS)
             await trio.sleep(TICK_S)
+
+    def _tell_caught(self, caught: Caught | None) -> None:
+        """Law 4: say in the log, once, what an outage has left of the records."""
+        if caught is None:
+            return
+        turned_away, self._turned_away = self._turned_away, 0
+        self._log.caught_up(caught, turned_away)
 
     async def _tick(self) -> bool:
         """Store a snapshot, look for what may have changed; whether the database answered."""
@@ -232,6 +251,7 @@ def _assemble(
     notifier: Notifier,
 ) -> Application:
     recorder = Recorder(deployment, strict=settings.durability == "strict")
+    log = RequestLog(settings.log_format, silent=settings.dev)
     executor = Executor(
         pool=pool,
         recorder=recorder,
@@ -243,11 +263,11 @@ def _assemble(
         environment=environment,
         deployment=deployment,
         commit=source.commit,
-        on_finished=RequestLog(settings.log_format, silent=settings.dev).finished,
+        on_finished=log.finished,
         on_pushed=notifier.pushed,
     )
     refusals = RefusalRecorder(pool, redactor, deployment)
-    return Application(registry, executor, recorder, refusals, pool, deployment)
+    return Application(registry, executor, recorder, refusals, pool, deployment, log)
 
 
 def _job_workers(

@@ -38,7 +38,7 @@ from .dispatcher import Dispatcher, no_such_function
 from .engines.base import Engine
 from .failures import describe_error, leaf_of
 from .journal import Journal
-from .late import LateRecords
+from .late import Caught, LateRecords
 from .outbound import OutboundClient
 from .recording import Ending, Recorder
 from .redaction import Redactor
@@ -99,6 +99,7 @@ class Executor:
         self._names = ParameterNames(redactor)
         self._journal = journal
         self._late = LateRecords(journal)
+        self._running = 0
         self._environment = environment
         self._deployment = deployment
         self._commit = commit
@@ -113,9 +114,19 @@ class Executor:
             if len(value) >= MIN_SECRET and redactor.is_secret(name)
         )
 
-    async def record_late(self) -> None:
-        """Write the records that could not be written when their requests ended."""
-        await self._late.write()
+    @property
+    def has_room(self) -> bool:
+        """Whether a request may run: not while as many records wait for the database as may."""
+        return self._late.has_room(self._running)
+
+    @property
+    def waits(self) -> bool:
+        """Whether records wait for the database."""
+        return len(self._late) > 0
+
+    async def record_late(self) -> Caught | None:
+        """Write the records that could not be written when their requests ended; see `write`."""
+        return await self._late.write()
 
     async def close(self) -> None:
         """Close what the executor holds."""
@@ -133,12 +144,14 @@ class Executor:
             (current_log, current_log.set(run.boundaries if self._recording else None)),
             (current_span, current_span.set(run.root_span_id)),
         )
+        self._running += 1
         try:
             reply = await self._run_recorded(run, trio.current_time() + limit_s)
         except NotRecorded as failure:
             self._late.keep(failure, slot)
             return unrecorded_reply(run, str(failure))
         finally:
+            self._running -= 1
             # Also if it was cancelled: a slot that stays taken would be taken for a crash.
             if self._journal is not None and slot is not None and run.recorded:
                 self._journal.end(slot)

@@ -1,12 +1,18 @@
 """Records that could not be written when their request ended: written once the database is back.
 
-Their callers were told so (503, `x-flux-recorded: no`), and the records say the same. Until one is
-written the request keeps its place in the journal, so that a worker that ends first leaves it to
-the recovery.
+Their callers were told so (503, `x-flux-recorded: no`), and the records say the same. Laws:
+
+1. Until a record is written its request keeps its place in the journal, so that a worker that ends
+   first leaves it to the recovery.
+2. What waits is bounded, by number and by size. While as much waits as may, requests are turned
+   away before they run (`has_room`): what was not kept was not done either, and is counted.
+3. A record that Postgres itself refuses does not hold up those behind it. After `MAX_TRIES` it is
+   left to the recovery, and counted.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import msgspec
@@ -14,10 +20,40 @@ import msgspec
 from ..records import ErrorRecord
 from .journal import Journal
 from .recording import Ending
-from .session import NotRecorded
+from .run import Run
+from .session import NotRecorded, RunDatabase
 
 MAX_LATE = 1000
-"""Whole records kept in memory; of what is above, the recovery makes records out of the journal."""
+"""Requests whose records may wait; fewer than a journal has slots before it grows."""
+
+MAX_LATE_BYTES = 64 << 20
+"""What these records may take together, about."""
+
+MAX_TRIES = 3
+
+
+class _Late(msgspec.Struct):
+    """One record that waits. Not the exception that told of it: its traceback would hold all that
+    the function had in hand."""
+
+    database: RunDatabase
+    run: Run
+    ending: Ending
+    slot: Any
+    size_bytes: int
+    tries: int = 0
+
+
+class Caught(msgspec.Struct):
+    """What was done about the records of an outage.
+
+    Attributes:
+        written: Records that were written late.
+        given_up: Records that Postgres refused; the recovery makes some of the journal.
+    """
+
+    written: int = 0
+    given_up: int = 0
 
 
 class LateRecords:
@@ -25,25 +61,64 @@ class LateRecords:
 
     def __init__(self, journal: Journal | None) -> None:
         self._journal = journal
-        self._waiting: list[tuple[NotRecorded, Any]] = []
+        self._waiting: deque[_Late] = deque()
+        self._size_bytes = 0
+        self._caught = Caught()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def has_room(self, running: int) -> bool:
+        """Whether one more request may run beside `running` others that may all come to this."""
+        waiting = len(self._waiting)
+        return not waiting or (waiting + running < MAX_LATE and self._size_bytes < MAX_LATE_BYTES)
 
     def keep(self, failure: NotRecorded, slot: Any) -> None:
         """Keep what could not be written, with its place in the journal."""
-        if failure.ending is not None and len(self._waiting) < MAX_LATE:
-            self._waiting.append((failure, slot))
+        if failure.ending is None or failure.database is None or failure.run is None:
+            return
+        failure.run.ended_us = failure.run.elapsed_us()
+        size_bytes = failure.run.size_bytes() + failure.database.size_bytes()
+        self._size_bytes += size_bytes
+        self._waiting.append(
+            _Late(failure.database, failure.run, _as_told(failure), slot, size_bytes)
+        )
 
-    async def write(self) -> None:
-        """Write them, oldest first, until one fails. Cancelled: each is written, or still kept."""
-        while self._waiting:
-            failure, slot = self._waiting[0]
-            assert failure.database is not None and failure.run is not None
-            try:
-                await failure.database.record_late(failure.run, _as_told(failure))
-            except NotRecorded:
-                return
-            del self._waiting[0]
-            if self._journal is not None and slot is not None:
-                self._journal.end(slot)
+    async def write(self) -> Caught | None:
+        """Write them, oldest first, while the database takes them.
+
+        Cancellation: each is written, or still kept.
+
+        Returns:
+            What became of all since none waited; None while some wait, or if none did.
+        """
+        refused: list[_Late] = []
+        try:
+            while self._waiting:
+                late = self._waiting[0]
+                try:
+                    await late.database.record_late(late.run, late.ending)
+                except NotRecorded as failure:
+                    if not failure.refused:
+                        break
+                    late.tries += 1
+                    self._waiting.popleft()
+                    refused += [late] if late.tries < MAX_TRIES else []
+                    if late.tries >= MAX_TRIES:
+                        self._caught.given_up += 1
+                        self._size_bytes -= late.size_bytes
+                    continue
+                self._waiting.popleft()
+                self._size_bytes -= late.size_bytes
+                self._caught.written += 1
+                if self._journal is not None and late.slot is not None:
+                    self._journal.end(late.slot)
+        finally:
+            self._waiting.extend(refused)
+        if self._waiting or self._caught == Caught():
+            return None
+        caught, self._caught = self._caught, Caught()
+        return caught
 
 
 def _as_told(failure: NotRecorded) -> Ending:

@@ -12,7 +12,8 @@ import trio
 from ..database.pipeline import Statement, run_batch
 from ..database.pool import Pool
 from ..gateway.refusals import refusal_reply
-from ..records import ErrorRecord, Refusal, Reply
+from ..records import ErrorRecord, Invocation, Refusal, Reply
+from .journal import JournalError
 from .redaction import Redactor
 from .run import signed
 from .values import plain, to_json
@@ -40,13 +41,23 @@ class RefusalRecorder:
     async def refuse(self, refusal: Refusal) -> Reply:
         """Record a refusal and make its reply; above the rate it is only counted."""
         if not self._has_room():
-            self._counted[(refusal.rule, refusal.function or "")] += 1
+            self._count(refusal)
             return refusal_reply(refusal)
         done, written = trio.Event(), [False]
         self._waiting.append((self._document(refusal), done, written))
         self._wake.set()
         await done.wait()
+        if not written[0]:
+            self._count(refusal)
         return refusal_reply(refusal, recorded=written[0])
+
+    def refuse_unrecorded(self, refusal: Refusal) -> Reply:
+        """Make the reply of a refusal that is only counted, once the database takes it."""
+        self._count(refusal)
+        return refusal_reply(refusal, recorded=False)
+
+    def _count(self, refusal: Refusal) -> None:
+        self._counted[(refusal.rule, refusal.function or "")] += 1
 
     def _has_room(self) -> bool:
         second = int(trio.current_time())
@@ -125,3 +136,48 @@ class RefusalRecorder:
         except Exception:
             # The reply says that it was not recorded; /readyz and the log say why.
             return False
+
+
+def turned_away(invocation: Invocation) -> Refusal:
+    """Of a request that may not run because too many records wait for the database already."""
+    return _before_running(
+        invocation,
+        "record.outage",
+        "not-recorded",
+        "the database has been away for so long that no more requests can be kept for it; this "
+        "one was not run",
+        "Try again when the database can be reached; `flux doctor` says what it sees.",
+    )
+
+
+def unjournaled(invocation: Invocation, error: JournalError) -> Refusal:
+    """Of a request that may not run because the journal cannot take it."""
+    return _before_running(
+        invocation, "record.journal", error.code, f"{error.message}; it was not run", error.hint
+    )
+
+
+def _before_running(
+    invocation: Invocation, rule: str, code: str, message: str, hint: str
+) -> Refusal:
+    http = invocation.http
+    return Refusal(
+        request_id=invocation.request_id,
+        trace_id=invocation.trace_id,
+        root_span_id=invocation.root_span_id,
+        parent_span_id=invocation.parent_span_id,
+        rule=rule,
+        status_code=503,
+        code=code,
+        message=message,
+        hint=hint,
+        function=invocation.function.name,
+        method=http.method if http else None,
+        path=http.path if http else None,
+        input=invocation.input,
+        client_request_id=invocation.client_request_id,
+        headers=[("retry-after", "1")],
+        started_perf_ns=invocation.started_perf_ns,
+        started_at_ns=invocation.started_at_ns,
+        gateway_spans=invocation.gateway_spans,
+    )

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from .late import Caught
 from .recording import Ending
 from .run import Run
 
@@ -40,6 +41,23 @@ class RequestLog:
             os.write(1 if self._json else 2, line.encode(errors="replace"))
         except OSError:
             return  # it is closed or full: the record is what counts
+
+    def caught_up(self, caught: Caught, turned_away: int) -> None:
+        """The database is back, and every record that waited for it is dealt with."""
+        counts = {**msgspec.structs.asdict(caught), "turned_away": turned_away}
+        if self._json:
+            line = msgspec.json.encode({"event": "caught_up", **counts}).decode() + "\n"
+        else:
+            line = f"flux: the database is back: {caught.written} records were written late"
+            if turned_away:
+                line += f"; {turned_away} requests were turned away meanwhile and only counted"
+            if caught.given_up:
+                line += f"; {caught.given_up} records were refused by Postgres"
+            line += "\n"
+        try:
+            os.write(1 if self._json else 2, line.encode())
+        except OSError:
+            return
 
     def _as_json(self, run: Run, ending: Ending) -> str:
         document: dict[str, Any] = {

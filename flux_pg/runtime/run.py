@@ -20,7 +20,7 @@ from ..records import ErrorRecord, Invocation, Location, SpanRecord, SpanStatus
 from .boundaries.log import BoundaryLog
 from .boundaries.redacting import redact_entry
 from .redaction import Redactor, map_texts
-from .values import plain
+from .values import plain, to_json
 
 current_run: ContextVar[Run | None] = ContextVar("flux_run", default=None)
 current_span: ContextVar[str | None] = ContextVar("flux_span", default=None)
@@ -67,6 +67,7 @@ class Run:
         transaction_open: Whether a database transaction is open right now.
         outside_calls: How many calls left for somewhere else than the database.
         recorded: Its record is committed: the journal may forget it.
+        ended_us: How long it took, once it has ended without a record; None before.
         secrets: Values that were redacted in this run, to keep them out of error texts too.
     """
 
@@ -74,6 +75,7 @@ class Run:
         "boundaries",
         "closed",
         "depth",
+        "ended_us",
         "incomplete",
         "invocation",
         "outside_calls",
@@ -125,6 +127,7 @@ class Run:
         self.closed = False
         self.depth = 0
         self.recorded = False
+        self.ended_us: int | None = None
 
     def _clean_paths(self) -> None:
         """Take a secret path parameter out of the gateway's spans too."""
@@ -150,7 +153,9 @@ class Run:
         return redact_entry(self.redactor, kind, name, value, self.secrets)
 
     def elapsed_us(self) -> int:
-        """Microseconds since the request came in."""
+        """Microseconds since the request came in, until it ended."""
+        if self.ended_us is not None:
+            return self.ended_us
         return (perf_counter_ns() - self.started_perf_ns) // 1000
 
     def begin_span(
@@ -205,6 +210,12 @@ class Run:
         """Law 4: say what is missing from the record."""
         if reason not in self.incomplete:
             self.incomplete.append(reason)
+
+    def size_bytes(self) -> int:
+        """About how much of the memory its record holds; costs what writing the spans costs."""
+        http = self.invocation.http
+        # As bytes, as arguments, and as what is recorded of it.
+        return len(to_json(self.spans)) + 3 * (len(http.body) if http is not None else 0)
 
     def caller_location(self) -> Location | None:
         """The innermost line of the project's own code on the stack of this task or thread."""

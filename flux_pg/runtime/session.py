@@ -44,6 +44,8 @@ _COMMIT = FixedQuery("commit").bind()
 _ROLLBACK = FixedQuery("rollback").bind()
 _STANDING = FixedQuery("select flux.recorded_outcome($1)", 1)
 _AGAIN = frozenset({"40001", "40P01"})
+_OF_THE_RECORD = frozenset({"21", "22", "23", "54", "ZF"})
+"""Classes of SQLSTATE that are about what is written, not about the database."""
 
 
 class NotRecorded(Exception):
@@ -53,11 +55,13 @@ class NotRecorded(Exception):
         database: Where `record_late` can still write it, if it can be written at all.
         run: The run.
         ending: How it ended.
+        refused: Postgres answered, and will not take this record.
     """
 
     database: RunDatabase | None = None
     run: Run | None = None
     ending: Ending | None = None
+    refused = False
 
 
 class _Called(msgspec.Struct):
@@ -458,6 +462,11 @@ class RunDatabase:
             failure.database, failure.run, failure.ending = self, run, ending
             raise
 
+    def size_bytes(self) -> int:
+        """About how much of the memory is held by what is not written yet, but for the run."""
+        attempted = sum(len(item.mutations) for item in self._attempted)
+        return attempted + sum(called.run.size_bytes() for called in (*self._called, *self._ended))
+
     async def record_late(self, run: Run, ending: Ending) -> None:
         """Write a record for which there was no database when the run ended.
 
@@ -522,4 +531,7 @@ class RunDatabase:
             standing: ExecutionOutcome | None = found[0].rows[0][0]
             if standing is not None:
                 return standing
-        raise NotRecorded(str(error)) from error
+        failure = NotRecorded(str(error))
+        # Of data, constraints and sizes: the next try would end like this one.
+        failure.refused = (error.sqlstate or "")[:2] in _OF_THE_RECORD
+        raise failure from error

@@ -18,10 +18,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from flux_pg.config import Settings
 from flux_pg.gateway import Limits, Server
 from flux_pg.records import Reply
-from flux_pg.runtime import session, transaction
+from flux_pg.runtime import application, late, session, transaction
 from flux_pg.runtime.application import open_application
 from flux_pg.runtime.events import CrashedRequests
-from flux_pg.runtime.journal import Journal, read_leftovers
+from flux_pg.runtime.journal import Journal, JournalError, read_leftovers
 from flux_pg.runtime.recovery import Recovery
 from tests.conftest import Database
 
@@ -179,9 +179,18 @@ async def reads_a_view_that_writes(ctx: Context):
     return "done"
 
 
+RAN = []
+
+
 @define_function
 async def nothing(ctx: Context):
+    RAN.append(ctx.request_id)
     return "nothing"
+
+
+@define_function
+async def how_often(ctx: Context):
+    return len(RAN)
 """
 
 WAITING = """
@@ -239,8 +248,8 @@ async def lossy_application(tmp_path: Path, database: Database) -> AsyncIterator
         )
         journal = Journal.create(tmp_path / "journal" / f"{uuid4().hex}.journal")
         try:
-            async with open_application(settings, journal=journal) as application:
-                harness = Lossy(application, database)
+            async with open_application(settings, journal=journal) as opened:
+                harness = Lossy(opened, database)
                 harness.proxy, harness.journal_path = proxy, journal.path
                 yield harness
         finally:
@@ -589,3 +598,102 @@ async def test_request_that_cannot_be_recorded_is_recorded_once_the_database_is_
     assert emails(lossy) == (["part"] if function == "parts" else [])
     assert record["complete"] == (function != "create")
     assert told(await lossy.call("nothing")) == (200, None)
+
+
+async def test_long_outage_turns_requests_away_before_they_run_and_says_so_afterwards(
+    lossy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(session, "RECORD_DEADLINE_S", 0.1)
+    size = lossy.journal_path.stat().st_size
+    kept, beyond = late.MAX_LATE, 200
+    await lossy.proxy.refuse()
+    replies = [await lossy.call("nothing")]
+
+    async def ask() -> None:
+        replies.append(await lossy.call("nothing"))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(kept - 1 + beyond):
+            nursery.start_soon(ask)
+    assert {told(reply) for reply in replies} == {(503, "no")}
+    assert len({dict(reply.headers)["retry-after"] for reply in replies}) == 1
+    assert len(read_leftovers(lossy.journal_path)) == kept
+    assert lossy.journal_path.stat().st_size == size
+    monkeypatch.undo()
+    lossy.proxy.refusing = False
+    await until(lambda: not read_leftovers(lossy.journal_path))
+    await until(lambda: lossy.rows("select from flux.refusal_counts"))
+    assert lossy.rows("select rule, function, refusals from flux.refusal_counts") == [
+        {"rule": "record.outage", "function": "nothing", "refusals": beyond}
+    ]
+    (found,) = lossy.rows(
+        "select count(*) as n, count(distinct request_id) as ids from flux.executions"
+        " where function = 'nothing' and status_code = 503 and complete"
+    )
+    assert found == {"n": kept, "ids": kept}
+    told_of = f"{kept} records were written late; {beyond} requests were turned away"
+    await until(lambda: told_of in capfd.readouterr().err)
+    assert json.loads((await lossy.call("how_often")).body) == kept
+    assert told(await lossy.call("nothing")) == (200, None)
+
+
+async def test_large_records_that_wait_are_bounded_by_their_size(
+    lossy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "RECORD_DEADLINE_S", 0.1)
+    monkeypatch.setattr(late, "MAX_LATE_BYTES", 1)
+    await lossy.proxy.refuse()
+    for _ in range(3):
+        assert told(await lossy.call("nothing")) == (503, "no")
+    assert len(read_leftovers(lossy.journal_path)) == 1
+
+
+async def test_record_that_postgres_refuses_does_not_hold_up_those_behind_it(
+    lossy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "RECORD_DEADLINE_S", 0.1)
+    monkeypatch.setattr(application, "TICK_S", 0.01)
+    await lossy.proxy.refuse()
+    await lossy.call("nothing")
+    refused = str(lossy.last)
+    await lossy.call("nothing")
+    with psycopg.connect(lossy.database.superuser, autocommit=True) as conn:
+        conn.execute(
+            "alter table flux.execution_log add constraint refuses check (request_id <> %s)"
+            .replace("%s", f"'{refused}'")
+        )  # fmt: skip
+    lossy.proxy.refusing = False
+    await until(lambda: len(read_leftovers(lossy.journal_path)) == 1)
+    assert lossy.execution()["status_code"] == 503
+    await until(lambda: not lossy.application._executor.waits)
+    (left,) = read_leftovers(lossy.journal_path)
+    assert left.entry["request_id"] == refused
+    assert told(await lossy.call("nothing")) == (200, None)
+
+
+async def test_record_written_late_says_how_long_the_request_took_not_the_outage(
+    lossy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "RECORD_DEADLINE_S", 0.1)
+    await lossy.proxy.refuse()
+    began = trio.current_time()
+    await lossy.call("nothing")
+    took_us = (trio.current_time() - began) * 1e6
+    await trio.sleep(1)  # the outage: its length is what is measured
+    lossy.proxy.refusing = False
+    await until(lambda: not read_leftovers(lossy.journal_path))
+    assert lossy.execution()["duration_us"] <= took_us
+
+
+async def test_request_that_the_journal_cannot_take_is_not_run(
+    lossy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise JournalError("the journal cannot be written: No space left on device")
+
+    monkeypatch.setattr(Journal, "begin", full)
+    reply = await lossy.call("nothing")
+    assert (told(reply), b"No space left" in reply.body) == ((503, "no"), True)
+    monkeypatch.undo()
+    assert json.loads((await lossy.call("how_often")).body) == 0
+    await until(lambda: lossy.rows("select from flux.refusal_counts"))
