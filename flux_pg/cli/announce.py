@@ -42,6 +42,9 @@ class Log(Protocol):
     def note(self, text: str) -> None:
         """Show progress."""
 
+    def warn(self, text: str) -> None:
+        """Show what somebody should know of, though it needs nobody."""
+
     def installed(self, result: InstallResult) -> None:
         """Show what was done about schema flux."""
 
@@ -73,6 +76,10 @@ class JsonLog:
     def note(self, text: str) -> None:
         """Show progress."""
         self._write("info", "note", message=text)
+
+    def warn(self, text: str) -> None:
+        """Show what somebody should know of, though it needs nobody."""
+        self._write("warning", "note", message=text)
 
     def installed(self, result: InstallResult) -> None:
         """Show what was done about schema flux."""
@@ -123,6 +130,10 @@ class TextLog:
     def note(self, text: str) -> None:
         """Show progress."""
         self._say(self._style.dim(text))
+
+    def warn(self, text: str) -> None:
+        """Show what somebody should know of, though it needs nobody."""
+        self._say(self._style.warn(text))
 
     def _say(self, text: str) -> None:
         # A terminal that went away must not end the server.

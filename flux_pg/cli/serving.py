@@ -121,7 +121,10 @@ async def _database(settings: Settings, log: announce.Log) -> AsyncIterator[tupl
         log.note("making the embedded Postgres under .flux/")
     async with server:
         log.installed(await trio.to_thread.run_sync(embedded.prepare, server))
-        yield server.dsn(roles.APP), server.dsn(roles.ADMIN)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.keep_up, log.warn)
+            yield server.dsn(roles.APP), server.dsn(roles.ADMIN)
+            nursery.cancel_scope.cancel()
 
 
 async def _migrated(

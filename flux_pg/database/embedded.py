@@ -22,9 +22,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 import psycopg
 import trio
@@ -39,6 +41,9 @@ from flux_pg.database.schema import InstallResult
 STALL_LIMIT_S = 120.0
 POLL_S = 0.01
 START_ATTEMPTS = 5
+WATCH_S = 0.2
+MAX_GOES = 5
+GOES_WITHIN_S = 60.0
 
 # Tuned for development, but durable: nothing here trades a commit for speed.
 SETTINGS: Mapping[str, str] = {
@@ -171,6 +176,41 @@ class EmbeddedServer:
     def start_sync(self) -> None:
         """As `start`, on the calling thread."""
         self._start(_Attempt())
+
+    async def keep_up(self, on_gone: Callable[[str], None]) -> NoReturn:
+        """Start the server again whenever it has gone; runs until cancelled.
+
+        A postmaster that was killed is its keeper's to start again; this is for a keeper that was
+        killed, and for a server that somebody else has stopped.
+
+        Args:
+            on_gone: Told, for a person, that it has gone, and that it is back.
+
+        Raises:
+            EmbeddedError: It cannot be started again, or it goes again and again.
+        """
+        gone_at: deque[float] = deque(maxlen=MAX_GOES)
+        while True:
+            await trio.sleep(WATCH_S)
+            if self.is_running():
+                continue
+            gone_at.append(trio.current_time())
+            if len(gone_at) == MAX_GOES and gone_at[-1] - gone_at[0] < GOES_WITHIN_S:
+                raise EmbeddedError(
+                    f"the embedded Postgres has ended {MAX_GOES} times within "
+                    f"{GOES_WITHIN_S:.0f} s: {self._end_of_log()}",
+                    f"Something stops it; the whole log is {self.log_path}.",
+                )
+            on_gone("the embedded Postgres has ended; starting it again")
+            before = self.socket_dir
+            await self.start()
+            if self.socket_dir != before:
+                raise EmbeddedError(
+                    f"the embedded Postgres is back under {self.socket_dir}, no longer under "
+                    f"{before}",
+                    "Start the command again.",
+                )
+            on_gone("the embedded Postgres is back")
 
     async def stop(self, *, wait: bool = True) -> None:
         """Leave the server; if nobody else uses it, it ends. Never cancelled half-way.
