@@ -9,6 +9,7 @@ from typing import Any
 
 from flux_pg.analysis.changes import key_text, table_name
 from flux_pg.analysis.text import clean, duration, short_id, show
+from flux_pg.analysis.values_read import has_strong_reason, telling_values
 
 Document = Mapping[str, Any]
 
@@ -169,12 +170,20 @@ def _advice_for_rule(rule: str) -> str:
 
 def _about_history(document: Document) -> list[Suggestion]:
     found = []
+    for value in telling_values(document):
+        writer = value["written_by"]["request_id"]
+        if writer and has_strong_reason(value):
+            subject = f"{table_name(value)} {key_text(value['pk'])}".rstrip()
+            text = f"the request that wrote {clean(value['column'])} of {subject}"
+            found.append(Suggestion(text, f"flux trace {short_id(str(writer))}"))
+            break
     for row in document.get("previous") or []:
         if row.get("request_id"):
             verb = "deleted" if row.get("op") in ("DELETE", "TRUNCATE") else "wrote"
             subject = f"{table_name(row)} {key_text(row.get('pk'))}".rstrip()
             command = f"flux trace {short_id(str(row['request_id']))}"
-            found.append(Suggestion(f"the request that {verb} {subject} before", command))
+            if command not in {suggestion.command for suggestion in found}:
+                found.append(Suggestion(f"the request that {verb} {subject} before", command))
             break
     good, place = document.get("last_success"), document.get("location")
     if good and place and good.get("commit") and place.get("deployed_commit"):

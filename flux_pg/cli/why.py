@@ -9,9 +9,11 @@ import click
 from flux_pg.analysis.changes import column_changes, describe, key_text, table_name
 from flux_pg.analysis.details import field_lines, statement_lines
 from flux_pg.analysis.text import clean, fit, short_id, show
+from flux_pg.analysis.values_read import reasons_of, telling_values
 from flux_pg.analysis.waterfall import label, lay_out, place
 from flux_pg.analysis.why import advise, changes_since_success
 from flux_pg.cli import git
+from flux_pg.cli.lineage import add_lineage
 from flux_pg.cli.scope import Scope, examples, scoped
 from flux_pg.cli.selectors import request_argument, show_ago, show_time, utc_now
 from flux_pg.cli.session import open_database
@@ -44,8 +46,9 @@ def why(scope: Scope, request: str) -> None:
             " from flux.why(%s::text) as w (document)",
             (request,),
         ).fetchone()
-    assert row is not None
-    document, trace = row["why"], row["trace"]
+        assert row is not None
+        document, trace = row["why"], row["trace"]
+        add_lineage(database, document, trace["spans"])
     line = add_history(scope, document)
     document["suggestions"] = [{"text": s.text, "command": s.command} for s in advise(document)]
     if scope.as_json:
@@ -224,7 +227,7 @@ class Page:
     def _lineage(self) -> list[str]:
         if self.document["root_cause"] is None:
             return []
-        lines = []
+        lines = self._values_read()
         for row in self.document["previous"]:
             subject = f"{table_name(row)} {key_text(row['pk'])}".rstrip()
             relation = row["relation"]
@@ -241,6 +244,19 @@ class Page:
             when = show_ago(row["at"], utc_now())
             lines.append(f"{subject} {told} {self.style.accent(self._writer(row))} {when}")
             lines.append(self.style.dim("  " + describe(row, self.width - 6)))
+        return lines
+
+    def _values_read(self) -> list[str]:
+        lines = []
+        for value in telling_values(self.document):
+            by, room = value["written_by"], self.width - 6
+            subject = f"{table_name(value)} {key_text(value['pk'])}".rstrip()
+            shown = f"{subject}  {clean(value['column'])} = {show(value['value'], 40)}"
+            when = show_ago(by["at"], utc_now())
+            lines.append(f"{shown}  written by {self.style.accent(self._writer(by))} {when}")
+            reasons = reasons_of(value)
+            if reasons:
+                lines.append(self.style.dim("  " + fit(reasons, room)))
         return lines
 
     def _writer(self, row: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ import msgspec
 import sqlglot
 from sqlglot import exp
 
+from ..analysis.placeholders import numbered
 from ..database.pipeline import Result
 from .redaction import Redactor
 from .run import Run
@@ -32,7 +33,6 @@ _QUOTED_KEY = re.compile(r'["\\]+([^"\\]+)["\\]+\s*(?::|=>)')
 # What is JSON as it is. Should its text not be (a lone surrogate, an integer of 70 bits), to_json()
 # takes its slow way.
 _PLAIN = frozenset({str, int, bool, type(None)})
-_PLACEHOLDER = re.compile(r"%(?:%|(?:\((\w+)\))?[sbt])")
 
 
 class Secrets(NamedTuple):
@@ -98,7 +98,7 @@ class ParameterNames:
         if not self._mentions_secret(sql):
             # Nobody says which columns these values go to.
             return _ANYTHING if _BARE_INSERT.search(sql) else _NOTHING
-        native, keys = _numbered(sql)
+        native, keys = numbered(sql)
         try:
             tree = sqlglot.parse_one(native, dialect="postgres")
         except Exception:
@@ -146,20 +146,6 @@ class ParameterNames:
             character if character.isalnum() or character in "_-" else " " for character in sql
         )
         return any(self._redactor.is_secret(name) for name in set(word.split()))
-
-
-def _numbered(sql: str) -> tuple[str, dict[int, int | str]]:
-    """psycopg's placeholders as `$1`, `$2`, ..., which keep their order in the parsed tree; and
-    which position or name each number stands for. Text with `$1` already is left as it is."""
-    keys: dict[int, int | str] = {}
-
-    def number(match: re.Match[str]) -> str:
-        if match.group() == "%%":
-            return "%"
-        keys[len(keys) + 1] = match.group(1) or len(keys)
-        return f"${len(keys)}"
-
-    return _PLACEHOLDER.sub(number, sql), keys
 
 
 def _numbers(node: exp.Expr) -> list[int]:

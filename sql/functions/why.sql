@@ -1,5 +1,5 @@
--- Facts only, from the record: what needs the project's git history (author, commit of the line) is
--- null here and filled in by the command line.
+-- Facts only, from the record: what needs the project's git history (author, commit of the line,
+-- changed files) or a parser of SQL (lineage) is null here and filled in by the command line.
 create function flux.why(p_request_id uuid) returns json
 language plpgsql stable strict parallel unsafe
 set search_path = pg_catalog, pg_temp
@@ -84,6 +84,7 @@ begin
         'parent', flux.parent_json(p_request_id),
         'job', flux.job_json(v_execution.job_id),
         'previous', v_previous,
+        'lineage', null,
         'last_success', flux.last_success(v_execution.function, p_request_id),
         'suggestions', flux.suggest_commands(p_request_id),
         'complete', v_execution.complete,
