@@ -23,6 +23,7 @@ from flux_pg.analysis.diff_run import (
     is_caller,
     known_pairs,
     passed_texts,
+    response_content,
     row_contents,
     row_counts,
     span_trees,
@@ -225,7 +226,7 @@ class _Comparison:
                 "method": run.method,
                 "path": run.path,
                 "input": run.input,
-                "response": run.response,
+                "response": response_content(run),
                 "error": error_content(run.error),
             }
             for run in (self.a, self.b)

@@ -1,7 +1,8 @@
 """Which span of one run is which span of another.
 
 Spans are matched from the top down, each among the children of a matched pair, by what they are
-(kind and name) and then, in this order: same task and same input, same input, same task, order.
+(kind and name) and then, in this order: same task and same input, same input, same task, order;
+the input of a step is that of the steps below it too.
 What is left over is matched across parents if it does the same with the same input.
 
 Laws, for any two trees: every span is in exactly one pair; a run against itself matches each span
@@ -14,6 +15,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from flux_pg.analysis.text import to_json
@@ -84,17 +86,27 @@ class _Alignment:
         self._partner: dict[int, Node] = {}
         self._far: set[int] = set()
         self._content: dict[int, str] = {}
+        self._task: dict[int, str] = {}
+        for tree in (a, b):
+            self._describe(tree)
 
     def run(self) -> list[Pair]:
         self._descend([(self._a.roots, self._b.roots)])
         self._match_far()
         return self._pairs()
 
-    def _content_of(self, node: Node) -> str:
-        known = self._content.get(id(node))
-        if known is None:
-            known = self._content[id(node)] = _content(node.span)
-        return known
+    def _describe(self, tree: Tree) -> None:
+        """Note what each step was given, with what those below it were, and its task."""
+        for step in reversed(list(walk(tree.roots))):
+            node = step.node
+            below = sorted(self._content[id(child)] for child in node.children)
+            text = "\n".join([_content(node.span), *below])
+            if below:
+                # Its length must not grow with the depth.
+                text = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+            self._content[id(node)] = text
+            tasks = (self._task[id(child)] for child in node.children)
+            self._task[id(node)] = task_of(node.span) or next(filter(None, tasks), "")
 
     def _descend(self, work: list[tuple[list[Node], list[Node]]]) -> None:
         while work:
@@ -108,9 +120,9 @@ class _Alignment:
 
     def _match(self, left: Sequence[Node], right: Sequence[Node]) -> None:
         keys: tuple[Callable[[Node], Any], ...] = (
-            lambda n: (label(n.span), task_of(n.span), self._content_of(n)),
-            lambda n: (label(n.span), self._content_of(n)),
-            lambda n: (label(n.span), task_of(n.span)),
+            lambda n: (label(n.span), self._task[id(n)], self._content[id(n)]),
+            lambda n: (label(n.span), self._content[id(n)]),
+            lambda n: (label(n.span), self._task[id(n)]),
             lambda n: label(n.span),
         )
         for key in keys:
@@ -172,7 +184,7 @@ class _Alignment:
                 self._descend([(node.children, other.children)])
 
     def _far_key(self, node: Node) -> Any:
-        return label(node.span), self._content_of(node)
+        return label(node.span), self._content[id(node)]
 
     def _pairs(self) -> list[Pair]:
         """The pairs as a tree that follows the first run."""

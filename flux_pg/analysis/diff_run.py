@@ -130,6 +130,19 @@ def error_content(error: Any) -> Any:
     }
 
 
+def response_content(run: Run) -> Any:
+    """What of a response is compared: of a failure not the wording, which depends on the settings
+    and is that of the error."""
+    response = run.response
+    if not isinstance(run.error, Mapping) or not isinstance(response, Mapping):
+        return response
+    told = response.get("error")
+    if not isinstance(told, Mapping):
+        return response
+    wording = ("message", "hint", "request_id")
+    return {**response, "error": {k: v for k, v in told.items() if k not in wording}}
+
+
 def row_contents(pair: RowPair) -> tuple[Any, Any]:
     both = [
         None if row is None else {name: row[name] for name in ("pk", "op", "outcome", "old", "new")}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
+from flux_pg.replay.compare import Rows, compare_replay
 from flux_pg.replay.engine import ReplayResult
 from flux_pg.replay.source import RecordedRun
 
@@ -13,22 +14,6 @@ VERDICTS: tuple[Verdict, ...] = (
 )  # fmt: skip
 
 
-def judge(recorded: RecordedRun, result: ReplayResult) -> Verdict:
-    """Compare a replay with what was recorded."""
-    if result.first_divergence is not None:
-        return "diverged"
-    if result.problem is not None and result.outcome is None:
-        return "diverged"
-    failed = result.outcome != "ok"
-    if recorded.failed != failed:
-        return "regressed" if failed else "fixed"
-    return "same" if _essence(recorded) == _essence(result) else "changed"
-
-
-def _essence(run: RecordedRun | ReplayResult) -> Any:
-    """What must be equal. A failure's answer names its request, so its place counts instead."""
-    if run.outcome == "ok":
-        return run.outcome, run.status_code, run.response
-    if run.error is None:
-        return (run.outcome,)
-    return run.outcome, run.status_code, run.error.type, run.error.message, run.error.fingerprint
+def judge(recorded: RecordedRun, result: ReplayResult, mutations: Rows | None = None) -> Verdict:
+    """Compare a replay with what was recorded; see `compare.compare_replay`."""
+    return compare_replay(recorded, result, mutations).verdict

@@ -1,0 +1,92 @@
+"""A replay held against what was recorded, by the rules of `flux trace diff`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from flux_pg.analysis.diff_document import Comparison, compare_runs
+from flux_pg.analysis.diff_run import Run
+from flux_pg.analysis.text import read_json
+from flux_pg.replay.engine import ReplayResult
+from flux_pg.replay.source import RecordedRun
+from flux_pg.runtime.values import to_json
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def compare_replay(
+    recorded: RecordedRun,
+    result: ReplayResult,
+    mutations: Rows | None = None,
+    *,
+    volatile: frozenset[str] = frozenset(),
+    interleaved: bool = False,
+) -> Comparison:
+    """Judge a replay, with every difference behind the verdict.
+
+    Args:
+        recorded: The request.
+        result: Its replay.
+        mutations: The request's row changes as in `flux.trace/1`; None leaves rows out.
+        volatile: Places known to differ (`flux_pg.analysis.diff.learn`).
+        interleaved: Whether the request read what was committed while it ran.
+    """
+    diverged = result.first_divergence is not None or (
+        result.problem is not None and result.outcome is None
+    )
+    compared = mutations is not None and result.mutations is not None
+    return compare_runs(
+        _run(recorded, mutations if compared else None),
+        _run(result, result.mutations if compared else None, recorded),
+        volatile,
+        diverged=diverged,
+        interleaved=interleaved,
+    )
+
+
+def _run(
+    one: RecordedRun | ReplayResult, mutations: Rows | None, recorded: RecordedRun | None = None
+) -> Run:
+    """A run as it is compared; of a replay, what was asked is what was recorded."""
+    asked = recorded or one
+    assert isinstance(asked, RecordedRun)
+    is_replay = isinstance(one, ReplayResult)
+    return Run(
+        request_id=(one.replay_id or "") if isinstance(one, ReplayResult) else one.request_id,
+        trace_id="" if is_replay else asked.trace_id,
+        kind="replay" if is_replay else asked.kind,
+        function=asked.function,
+        input=_plain(asked.input),
+        outcome=one.outcome,
+        status_code=one.status_code,
+        response=_plain(one.response),
+        error=_plain(one.error),
+        # Values of the recorded clock are equal; what the database says of the time is of now.
+        started_us=_moment_of(one.replay_id)
+        if isinstance(one, ReplayResult)
+        else one.started_at_us,
+        duration_us=one.duration_us,
+        spans=_plain(_with_all_fields(one.spans)),
+        mutations=None if mutations is None else _plain(list(mutations)),
+        incomplete_reason=None,
+    )
+
+
+def _moment_of(replay_id: str | None) -> int:
+    """When an id was made (UUIDv7), in microseconds since the epoch."""
+    return int(replay_id.replace("-", "")[:12], 16) * 1000 if replay_id else 0
+
+
+_DEFAULTS = {"status": "ok", "input": None, "output": None, "error": None, "attributes": None}
+
+
+def _with_all_fields(spans: Sequence[Any]) -> list[dict[str, Any]]:
+    return [{**_DEFAULTS, **msgspec.structs.asdict(span)} for span in spans]
+
+
+def _plain(value: Any) -> Any:
+    """A value as it comes back from the record, digit for digit."""
+    return read_json(to_json(value))
