@@ -7,7 +7,7 @@ declare
         'begin_request', 'ensure_partitions', 'record_request', 'continue_request', 'complete_request',
         'record_refusals', 'count_refusals', 'record_crashed', 'register_deployment',
         'collect_attempted', 'record_attempted', 'recorded_outcome', 'redaction_key', 'record_migration',
-        'tick_snapshot', 'find_writers',
+        'sign_failures', 'tick_snapshot', 'find_writers',
         -- Whoever may enqueue has functions run; who can do that records what they did.
         'declare_functions', 'enqueue', 'enqueue_many', 'claim_jobs', 'next_job_at', 'complete_job',
         'fail_job', 'cancel_attempt', 'job_crashed', 'extend_leases', 'release_jobs', 'cancel_job',
@@ -20,14 +20,17 @@ declare
         'queue_stats',
         'iso_time', 'shell_word', 'resolve_request', 'spans_json', 'mutations_json', 'called_json',
         'cause_span', 'seen_versions', 'last_success', 'function_place', 'previous_writers',
-        'suggest_commands',
+        'suggest_commands', 'similar', 'similar_json',
         'jobs_ending_in', 'resolve_job', 'job_attempt', 'describe_jobs', 'job_json', 'jobs_json',
         'job_input', 'parent_json', 'last_change', 'conflicting_key', 'conflicting_rows',
         'decode_key', 'decode_row', 'decode_image', 'decode_elements', 'split_record',
         'changed_ids', 'column_names', 'blame_from_log', 'read_live_images', 'live_row_query',
         'find_snapshot', 'undo_plan', 'undo_rows', 'undo_keyless', 'pick_images', 'shape_before',
         'state_before', 'shorten_key', 'digest_key', 'name_row', 'snapshot_before',
-        'values_drawn_since'
+        'values_drawn_since', 'undo_condition', 'rows_before', 'untouched_query',
+        'mutations_between',
+        'diff', 'variable_pattern', 'variable_parts', 'without_parts', 'is_same_moment', 'leaves',
+        'pair_up', 'has_failed', 'made_values', 'placed_spans', 'request_facts'
     ];
     -- Whoever owns a table may have it recorded; these ask whether he does.
     v_public constant text[] := array[

@@ -1,19 +1,21 @@
-"""The rows of a scratch database: those of a snapshot, table by table, and its sequences.
+"""The rows of a scratch database: those of a snapshot, table by table.
 
-A table that nothing changed since the snapshot is copied as it is; any other goes through
-flux.state_before, which `flux.state_at` uses too. What cannot be had exactly is refused by name:
-nobody may read or write such a table in the scratch database.
+A table that nothing changed since the snapshot is copied as it is. Of any other the rows that
+nothing changed are copied, and the others undone (flux.rows_before); without a key, or with another
+shape then, flux.state_before gives them all, as it does for flux.state_at. What cannot be had
+exactly is refused by name: nobody may read or write such a table in the scratch database.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from flux_pg.replay.scratch_source import Source, SourceSequence, SourceTable
+from flux_pg.replay.scratch_source import SourceTable
 
 _KINDS = {
     "m": "a materialized view, whose contents are not recorded",
@@ -36,10 +38,14 @@ class Columns:
     Attributes:
         ids: Their numbers in the log.
         names: Their names then.
+        types: Their types then, as format_type gives them.
+        key_ids: Those of the key, in its order; None if there was none.
     """
 
     ids: list[int]
     names: list[str]
+    types: list[str]
+    key_ids: list[int] | None
 
 
 class Loader:
@@ -50,6 +56,8 @@ class Loader:
         into: The scratch database, as the loader; autocommit.
         admin: The same, as a superuser, for definitions only.
         snapshot: A pg_snapshot as text.
+        adjusts: Whether the definitions are today's and are taken back; else they are another
+            commit's, which stay, and rows that its migrations made are removed.
     """
 
     def __init__(
@@ -58,15 +66,24 @@ class Loader:
         into: psycopg.Connection[Any],
         admin: psycopg.Connection[Any],
         snapshot: str,
+        *,
+        adjusts: bool = True,
     ) -> None:
+        self.adjusts = adjusts
         self._live = live
         self._into = into
         self._admin = admin
         self._snapshot = snapshot
         self.refused: list[Refused] = []
+        self.columns: dict[str, Columns] = {}
 
-    def load(self, table: SourceTable) -> None:
-        """Load one table, or refuse it."""
+    def load(self, table: SourceTable, values: Sequence[str] | None = None) -> None:
+        """Load one table, or refuse it.
+
+        Args:
+            values: Load only the rows that were changed since, and those whose key is made of
+                these values.
+        """
         if table.kind in _KINDS:
             self.refuse(table, _KINDS[table.kind])
             return
@@ -75,9 +92,13 @@ class Loader:
             return
         try:
             with self._live.transaction(), self._into.transaction():
-                columns = self._columns(table)
-                self._adjust(table, columns)
-                self._copy(table, columns, self._changed(table))
+                columns = self.read_columns(table)
+                if self.adjusts:
+                    self._adjust(table, columns)
+                else:
+                    self.empty(table)
+                self.copy_rows(table, columns, values)
+                self.columns[table.quoted] = columns
         except psycopg.Error as error:
             if error.sqlstate is None or error.sqlstate[:2] in ("08", "57"):
                 raise
@@ -92,9 +113,15 @@ class Loader:
         for one in self.refused:
             close_table(self._admin, one.table)
 
-    def _columns(self, table: SourceTable) -> Columns:
+    def read_columns(self, table: SourceTable) -> Columns:
+        """The columns a table had when the snapshot was taken.
+
+        Raises:
+            psycopg.Error: ZF006, the table cannot be taken back exactly.
+        """
         row = self._live.execute(
-            "select s.column_ids, s.column_names from flux.shape_before(%s, %s) as s",
+            "select s.column_ids, s.column_names, s.column_types, s.key_ids"
+            " from flux.shape_before(%s, %s) as s",
             (table.quoted, self._snapshot),
         ).fetchone()
         assert row is not None
@@ -136,24 +163,48 @@ class Loader:
                 )
             )
 
-    def _copy(self, table: SourceTable, columns: Columns, changed: bool) -> None:
-        name = sql.SQL(table.quoted)
-        taken = [i for i, n in enumerate(columns.names) if n not in self._generated(table)]
-        wanted = sql.SQL(", ").join(sql.Identifier(columns.names[i]) for i in taken)
-        # Also where today's table has no other columns: yesterday's images are picked by place.
-        if changed or not self._is_as_now(table, columns):
-            read = sql.SQL("select {} from flux.state_before({}, {}) as b").format(
-                sql.SQL(", ").join(sql.SQL("b.images[{}]").format(i + 1) for i in taken),
-                sql.Literal(table.quoted), sql.Literal(self._snapshot),
-            )  # fmt: skip
-        else:
-            read = sql.SQL("select {} from {} {}").format(
-                wanted, sql.SQL("" if table.is_partitioned else "only"), name
-            )
-        self.copy(read, sql.SQL("copy {} ({}) from stdin").format(name, wanted))
+    def copy_rows(
+        self, table: SourceTable, columns: Columns, values: Sequence[str] | None = None
+    ) -> None:
+        """Copy the rows of a snapshot into the table, which is empty.
 
-    def copy(self, read: sql.Composed, write: sql.Composed) -> None:
-        """Copy what a query of the source gives into the scratch database."""
+        Raises:
+            psycopg.Error: A value does not fit, or ZF006.
+        """
+        there = self.writable(table)
+        taken = [i for i, name in enumerate(columns.names) if name in there]
+        names = [columns.names[i] for i in taken]
+        write = sql.SQL("copy {} ({}) from stdin").format(
+            sql.SQL(table.quoted), sql.SQL(", ").join(map(sql.Identifier, names))
+        )
+        images = sql.SQL(", ").join(sql.SQL("b.images[{}]").format(i + 1) for i in taken)
+        asked = (sql.Literal(table.quoted), sql.Literal(self._snapshot))
+        undone = sql.SQL("select {} from flux.rows_before({}, {}, {}) as b")
+        as_now = (table.column_ids, table.column_names) == (columns.ids, columns.names)
+        if values is not None:
+            literal = sql.SQL("{}::text[]").format(sql.Literal(list(values)))
+            self._copy(undone.format(images, *asked, literal), write)
+        elif as_now and not self._changed(table):
+            self._copy(self._plain_query(table, names), write)
+        elif as_now and table.key_ids is not None:
+            row = self._live.execute(
+                "select flux.untouched_query(%s, %s, %s)", (table.quoted, self._snapshot, names)
+            ).fetchone()
+            assert row is not None
+            self._copy(sql.SQL(row[0]), write)
+            self._copy(undone.format(images, *asked, sql.SQL("null")), write)
+        else:
+            whole = sql.SQL("select {} from flux.state_before({}, {}) as b")
+            self._copy(whole.format(images, *asked), write)
+
+    def _plain_query(self, table: SourceTable, names: list[str]) -> sql.Composed:
+        return sql.SQL("select {} from {} {}").format(
+            sql.SQL(", ").join(map(sql.Identifier, names)),
+            sql.SQL("" if table.is_partitioned else "only"),
+            sql.SQL(table.quoted),
+        )
+
+    def _copy(self, read: sql.SQL | sql.Composed, write: sql.Composed) -> None:
         statement = sql.SQL("copy ({}) to stdout").format(read)
         with (
             self._live.cursor().copy(statement) as rows,
@@ -162,13 +213,16 @@ class Loader:
             for data in rows:
                 sink.write(data)
 
-    def _is_as_now(self, table: SourceTable, columns: Columns) -> bool:
-        return (table.column_ids, table.column_names) == (columns.ids, columns.names)
+    def empty(self, table: SourceTable) -> None:
+        """Delete every row; TRUNCATE would refuse where a foreign key refers to the table."""
+        only = sql.SQL("" if table.is_partitioned else "only")
+        self._into.execute(sql.SQL("delete from {} {}").format(only, sql.SQL(table.quoted)))
 
-    def _generated(self, table: SourceTable) -> set[str]:
+    def writable(self, table: SourceTable) -> set[str]:
+        """The columns that the table has here and that can be written."""
         rows = self._into.execute(
             "select a.attname from pg_attribute as a where a.attrelid = %s::regclass"
-            " and a.attgenerated <> '' and not a.attisdropped",
+            " and a.attnum > 0 and a.attgenerated = '' and not a.attisdropped",
             (table.quoted,),
         )
         return {name for (name,) in rows}
@@ -186,88 +240,3 @@ def close_table(admin: psycopg.Connection[Any], table: str) -> None:
     for (role,) in rows:
         grantee = sql.SQL("public") if role is None else sql.Identifier(role)
         admin.execute(sql.SQL("revoke all on table {} from {} cascade").format(name, grantee))
-
-
-def set_sequences(
-    live: psycopg.Connection[Any],
-    admin: psycopg.Connection[Any],
-    source: Source,
-    snapshot: str,
-    request_id: str | None,
-) -> None:
-    """Set each sequence so that it gives what it gave then, as far as the record knows."""
-    for sequence in source.sequences:
-        drawn = [
-            value for at in sequence.columns for value in _drawn(live, at, snapshot, request_id)
-        ]
-        value = next_value(sequence, drawn, _greatest(admin, sequence))
-        admin.execute(
-            "select setval(%s::regclass, %s, %s) where to_regclass(%s) is not null",
-            (sequence.quoted, *value, sequence.quoted),
-        )
-
-
-def next_value(
-    sequence: SourceSequence, drawn: list[tuple[int, bool]], greatest: int | None
-) -> tuple[int, bool]:
-    """What to give setval: a value, and whether it was given out already.
-
-    A value counts as drawn if the sequence has come past it and the snapshot's rows have not:
-    others were written by hand.
-
-    Args:
-        drawn: Values of INSERTs that the snapshot does not see, with whether they are the
-            request's own, which win: another's may have been drawn earlier and written later.
-        greatest: The furthest value among the rows that the sequence has come past.
-    """
-    last = sequence.last_value
-    if last is None:
-        return sequence.start, False
-    sign = 1 if sequence.increment > 0 else -1
-    fitting = [
-        (not own, value * sign)
-        for value, own in drawn
-        if value * sign <= last * sign and (greatest is None or value * sign > greatest * sign)
-    ]
-    if not fitting:
-        return last, True
-    return min(fitting)[1] * sign, False
-
-
-def _drawn(
-    live: psycopg.Connection[Any], at: tuple[str, str], snapshot: str, request_id: str | None
-) -> list[tuple[int, bool]]:
-    try:
-        with live.transaction():
-            rows = live.execute(
-                "select v.value, bool_or(v.is_own) from flux.values_drawn_since(%s, %s, %s, %s)"
-                " as v where v.value ~ '^-?[0-9]{1,18}$' group by v.value",
-                (*at, snapshot, request_id),
-            ).fetchall()
-    except psycopg.Error as error:
-        if (error.sqlstate or "")[:2] != "ZF":
-            raise
-        return []  # not tracked: the table is refused
-    return [(int(value), own) for value, own in rows]
-
-
-def _greatest(admin: psycopg.Connection[Any], sequence: SourceSequence) -> int | None:
-    """The furthest value in the rows that the sequence has come past."""
-    found: list[int] = []
-    ends, within = ("max", "<=") if sequence.increment > 0 else ("min", ">=")
-    for table, column in sequence.columns:
-        try:
-            row = admin.execute(
-                sql.SQL("select {}({})::bigint from {} where {} {} {}").format(
-                    sql.SQL(ends), sql.Identifier(column),
-                    sql.SQL(table), sql.Identifier(column),
-                    sql.SQL(within), sql.Literal(sequence.last_value),
-                )
-            ).fetchone()  # fmt: skip
-        except psycopg.Error:
-            continue  # refused, or not a number, or called otherwise then
-        if row is not None and row[0] is not None:
-            found.append(row[0])
-    if not found:
-        return None
-    return max(found) if sequence.increment > 0 else min(found)

@@ -123,10 +123,10 @@ def restore(target: str, file: Path, entries: Path, section: str, version: int) 
 def make_roles(scratch: ScratchServer, source: Source) -> None:
     """Make the roles that definitions name, without rights of their own on the server."""
     for role in source.roles:
-        is_login = role["name"] == source.login
-        scratch.ensure_role(
-            role["name"], login=is_login, options="bypassrls" if role["bypasses"] else ""
-        )
+        # The owner runs migrations.
+        logs_in = role["name"] in (source.login, source.owner)
+        options = "bypassrls" if role["bypasses"] else ""
+        scratch.ensure_role(role["name"], login=logs_in, options=options)
     for role in source.roles:
         scratch.grant_roles(role["groups"], role["name"])
     scratch.grant_roles([role["name"] for role in source.roles], LOADER)

@@ -78,7 +78,13 @@ class ScratchServer:
         return name
 
     def create(self, name: str, template: str, owner: str) -> None:
-        """Make a database as a copy of another one, to which nobody may be connected."""
+        """Make a database as a copy of another one, to which nobody may be connected.
+
+        One of that name is dropped before.
+        """
+        self._execute(
+            sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
+        )
         self._execute(
             sql.SQL("create database {} template {} owner {}").format(
                 sql.Identifier(name), sql.Identifier(template), sql.Identifier(owner)
