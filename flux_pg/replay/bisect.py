@@ -63,6 +63,7 @@ class Ended(NamedTuple):
 
     Attributes:
         first_bad: The commit, or None.
+        good: The good end that held; empty if none did.
         candidates: Where it could not be told: the commits that it may be.
         problem: Why there is none: `code`, `message`, `hint`.
         diverged: Whether an end could not be judged because it asked for what is not recorded.
@@ -74,6 +75,7 @@ class Ended(NamedTuple):
     problem: dict[str, str] | None = None
     cannot_reproduce: bool = False
     diverged: bool = False
+    good: str = ""
 
 
 class Watcher(Protocol):
@@ -128,7 +130,12 @@ class Search:
             return self._refused(seen, "good")
         low, high = self._shares[good], self._shares[bad]
         self._threshold = (low + high) / 2 if low else 0.0
-        return await self._halve(bad, good)
+        # Settled only now: it may fail too, if clearly less often.
+        self._trials = [
+            msgspec.structs.replace(trial, verdict="good") if trial.commit == good else trial
+            for trial in self._trials
+        ]
+        return (await self._halve(bad, good))._replace(good=good)
 
     def _is_rarer(self, good: str, bad: str) -> bool:
         """Whether a good end fails too, but clearly less often."""
