@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from tests.cli.conftest import Flux
+from tests.cli.diff_runs import make_run, repeat, seeded, uuid_text
 from tests.cli.records import make_id, record, span
 from tests.conftest import Database
 from tests.runtime.application import Harness, open_project
@@ -58,6 +62,46 @@ def shown(flux: Flux, *arguments: str) -> tuple[int, dict[str, Any]]:
     document: dict[str, Any] = json.loads(result.out)
     assert "error" not in document, result
     return result.code, document
+
+
+def in_sql(app: Harness, first: str, second: str) -> list[dict[str, Any]]:
+    """flux.diff as the unprivileged login sees it."""
+    with psycopg.connect(app.database.app, row_factory=dict_row) as conn:
+        return conn.execute("select * from flux.diff(%s, %s)", (first, second)).fetchall()
+
+
+async def test_psql_gives_the_same_answer(flux: Flux, app: Harness) -> None:
+    calls: list[dict[str, Any]] = [
+        {"item": 3}, {"item": 3}, {"item": 3, "fails": True}, {"item": 3, "fails": True},
+        {"item": 3, "note": "y"}, {"item": 4}, {"item": 3, "extra": True},
+    ]  # fmt: skip
+    ids = [await run(app, **call) for call in calls]
+    for first in ids:
+        for second in ids:
+            rows = in_sql(app, first, second)
+            _, document = shown(flux, first, second)
+            assert (rows[0]["path"], rows[0]["change"]) == ("verdict", document["verdict"]), rows
+            told = {
+                (entry["path"], place)
+                for entry in document["spans"]
+                for side in ("a", "b")
+                for place in (entry[side] or {}).get("values", ())
+            }
+            found = {
+                (row["path"], row["place"])
+                for row in rows
+                if row["change"] == "changed" and not row["path"].startswith("public.")
+            }
+            # The document has one value where psql has one for each thing in it.
+            assert {path for path, _ in told} == {path for path, _ in found}, (told, found)
+            alone = sorted(
+                (row["path"], row["change"]) for row in rows
+                if row["change"][:4] == "only" and not row["path"].startswith("public.")
+            )  # fmt: skip
+            assert alone == sorted(
+                (entry["path"], entry["change"]) for entry in document["spans"]
+                if entry["change"][:4] == "only"
+            )  # fmt: skip
 
 
 async def test_the_same_request_twice_is_identical(flux: Flux, app: Harness) -> None:
@@ -161,3 +205,39 @@ def test_hostile_values_reach_no_terminal(flux: Flux, conn: psycopg.Connection[A
     ids = [str(record(conn, spans=one)) for one in spans]
     page = flux("trace", "diff", *ids)
     assert page.code == 1 and "\x1b" not in page.out and "\\x1b" in page.out
+
+
+def changed_somehow(rng: random.Random, spans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Other spans: one left out, one with another result, two that changed places, or none."""
+    spans = copy.deepcopy(spans)
+    for _ in range(rng.randrange(3)):
+        one = rng.choice(spans[1:] or spans)
+        kind = rng.randrange(3)
+        if kind == 0 and len(spans) > 2:
+            gone = {one["span_id"]}
+            spans = [s for s in spans if not {s["span_id"], s["parent_span_id"]} & gone]
+        elif kind == 1:
+            one["output"] = {"taken": uuid_text(rng)} if rng.random() < 0.5 else {"n": 77}
+        else:
+            one["start_us"] = rng.randrange(20_000)
+    return spans
+
+
+def test_psql_gives_the_same_verdict_on_random_records(flux: Flux, conn: Any) -> None:
+    rng = seeded()
+    verdicts = set()
+    for _ in range(25):
+        run = make_run(rng, spans=rng.randrange(1, 12))
+        fields: dict[str, Any] = {"function": "order", "kind": "invoke", "path": ""}
+        spans = [dict(span) for span in run.spans]
+        other = [dict(span) for span in repeat(rng, run).spans]
+        ids = [
+            str(record(conn, spans=one, input=run.input, **fields))
+            for one in (spans, changed_somehow(rng, other))
+        ]
+        for a, b in (ids, ids[::-1]):
+            rows = conn.execute("select * from flux.diff(%s, %s)", (a, b)).fetchall()
+            _, document = shown(flux, a, b)
+            assert rows[0][1] == document["verdict"], (rows, document)
+            verdicts.add(rows[0][1])
+    assert verdicts == {"IDENTICAL", "CHANGED"}
