@@ -30,8 +30,6 @@ declare
         'values_drawn_since', 'undo_condition', 'rows_before', 'untouched_query',
         'mutations_between',
         'diff', 'variable_pattern', 'variable_parts', 'without_parts', 'is_same_moment', 'leaves',
-        'pair_up', 'has_failed', 'made_values', 'placed_spans', 'request_facts',
-        'diff', 'variable_pattern', 'variable_parts', 'without_parts', 'is_same_moment', 'leaves',
         'pair_up', 'has_failed', 'made_values', 'placed_spans', 'request_facts'
     ];
     -- Whoever owns a table may have it recorded; these ask whether he does.
