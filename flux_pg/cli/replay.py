@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import click
 import trio
@@ -71,8 +70,8 @@ def replay(
         if mode == "in-place":
             _confirm(scope, conninfo, yes)
         request_id = _resolve(database, request)
-        ready = replace(settings, database_url=conninfo)
-        document, code = trio.run(_replay, scope, ready, database, request_id, mode, hosts)
+        opened = Opened(settings, conninfo, database)
+        document, code = trio.run(_replay, scope, opened, request_id, mode, hosts)
     if scope.as_json:
         scope.emit_json(document)
     else:
@@ -82,6 +81,14 @@ def replay(
             scope.hint(f"flux trace {short_id(shown)}")
     if code:
         click.get_current_context().exit(code)
+
+
+class Opened(NamedTuple):
+    """The project's settings, and its database, open."""
+
+    settings: Settings
+    url: str
+    database: Database
 
 
 def _confirm(scope: Scope, conninfo: str, yes: bool) -> None:
@@ -97,6 +104,15 @@ def _confirm(scope: Scope, conninfo: str, yes: bool) -> None:
         raise click.Abort
 
 
+def _row_changes(database: Database, request_id: str) -> list[dict[str, Any]]:
+    """What the recorded request changed."""
+    row = database.execute(
+        "select flux.trace(%s) -> 'mutations' as changes", (request_id,)
+    ).fetchone()
+    assert row is not None
+    return row["changes"] or []
+
+
 def _resolve(database: Database, request: str) -> str:
     row = database.execute("select flux.resolve_request(%s)::text as id", (request,)).fetchone()
     assert row is not None
@@ -105,8 +121,7 @@ def _resolve(database: Database, request: str) -> str:
 
 
 async def _replay(
-    scope: Scope, settings: Settings, database: Database, request_id: str, mode: Mode,
-    hosts: tuple[str, ...],
+    scope: Scope, opened: Opened, request_id: str, mode: Mode, hosts: tuple[str, ...]
 ) -> tuple[dict[str, Any], int]:  # fmt: skip
     """Replay one request; the document, and the exit code."""
     from flux_pg.replay.engine import LiveRecord, open_child
@@ -114,12 +129,12 @@ async def _replay(
     from flux_pg.replay.targets import open_target
     from flux_pg.replay.verdict import judge
 
-    run = await trio.to_thread.run_sync(load_request, database, request_id)
+    run = await trio.to_thread.run_sync(load_request, opened.database, request_id)
     async with (
-        open_target(settings, mode, run) as target,
+        open_target(opened.settings, opened.url, mode, run) as target,
         open_child(
-            settings, mode, database_url=target.database_url, live=LiveRecord(database),
-            hash_seed=run.hash_seed, allow_hosts=hosts,
+            opened.settings, mode, database_url=target.database_url,
+            live=LiveRecord(opened.database), hash_seed=run.hash_seed, allow_hosts=hosts,
         ) as child,
     ):  # fmt: skip
         if not scope.as_json:
@@ -127,9 +142,12 @@ async def _replay(
                 scope.note(f"does not load: {error.message}")
         if child.egress != "enforced":
             scope.note(f"egress: not enforced ({child.egress_reason})")
+        for note in target.notes:
+            scope.note(note)
         result = await child.replay(run)
         target.explain(result)
-    verdict = judge(run, result)
+    changes = _row_changes(opened.database, request_id) if mode != "recorded" else None
+    verdict = judge(run, result, changes)
     return _document(mode, target.partial, run, result, verdict), _exit_code(verdict, result)
 
 

@@ -217,6 +217,7 @@ class Child:
             message = reply.body.decode("utf-8", "replace")
             return {"problem": {"code": "not-recorded", "message": message, "hint": ""}}
         described = describe_run(*finished)
+        trail.records[0].check_withheld(finished[1].error)
         for record in trail.records:
             if described["outcome"] == "ok" and not record.run.failed:
                 record.check_unused(statements=self._from_record)

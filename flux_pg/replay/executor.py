@@ -22,7 +22,7 @@ from flux_pg.runtime.execution import Executor
 from flux_pg.runtime.recording import Ending, Recorder
 from flux_pg.runtime.run import Run, make_span_id
 from flux_pg.runtime.session import RunDatabase
-from flux_pg.runtime.values import plain
+from flux_pg.runtime.values import plain, to_json
 
 Finished = tuple[Run, Ending]
 
@@ -107,13 +107,13 @@ class ReplayExecutor(Executor):
 
 
 def describe_run(run: Run, ending: Ending) -> dict[str, Any]:
-    """What the parent is told of a finished run."""
+    """What the parent is told of a finished run, as it is written."""
     return {
         "outcome": ending.outcome,
         "status_code": ending.status_code,
-        "response": ending.response,
-        "error": msgspec.to_builtins(ending.error),
-        "spans": msgspec.to_builtins(run.spans, enc_hook=plain),
+        "response": msgspec.Raw(to_json(ending.response).encode()),
+        "error": msgspec.Raw(to_json(ending.error).encode()),
+        "spans": msgspec.Raw(to_json(run.spans).encode()),
         "incomplete": list(run.incomplete),
         "duration_us": run.elapsed_us(),
     }

@@ -53,15 +53,19 @@ def make_invocation(
             f"There are: {', '.join(sorted(functions)) or 'none'}.",
             code="no-function",
         )
-    http = _http(record) if run.kind == "http" else None
-    path, body, query = _parts(functions, run, http)
+    path = _path_parameters(functions, run)
+    http = _http(record, path) if run.kind == "http" else None
+    binder = Binder(spec, tuple(path))
+    body, query = _parts(run, http, path)
+    if http is not None and binder.wants_bytes:
+        body = Body("raw", http.body)
     return Invocation(
         request_id=uuid7(),
         trace_id=uuid7().hex,
         root_span_id=make_span_id(),
         kind=kind,
         function=spec,
-        arguments=_arguments(spec, record, path, body, query),
+        arguments=_arguments(binder, spec, record, path, body, query),
         input=run.input,
         started_perf_ns=perf_counter_ns(),
         started_at_ns=time_ns(),
@@ -90,6 +94,7 @@ def make_replaying(record: Record, spec: FunctionSpec) -> Replaying:
 
 
 def _arguments(
+    binder: Binder,
     spec: FunctionSpec,
     record: Record,
     path: Mapping[str, str],
@@ -99,7 +104,7 @@ def _arguments(
     run = record.run
     given = run.input if isinstance(run.input, dict) else {}
     if run.kind in ("http", "invoke"):
-        arguments, faults = Binder(spec, tuple(path)).bind(path, body, query)
+        arguments, faults = binder.bind(path, body, query)
         told = "; ".join(f"{one.path or 'body'}: {one.message}" for one in faults)
     else:
         told = ""
@@ -113,7 +118,7 @@ def _arguments(
             recorded = {"kind": "value", "name": f"input.{marked}", "value": given[marked]}
             record.diverge(Divergence(("", "", 0), recorded, None, "redacted", at="input"))
         raise Unfit(f"{spec.name} does not take the recorded input: {told}", "")
-    bound: dict[str, Any] = withhold(arguments, "input", record.redactor.mark, record.diverge)
+    bound: dict[str, Any] = withhold(arguments, "input", record)
     return bound
 
 
@@ -130,12 +135,20 @@ def _body_size(run: RecordedRun) -> int:
     return int(roots[0].get("body_bytes", 0)) if roots else 0
 
 
-def _http(record: Record) -> HttpRequest:
+def _path_parameters(functions: Mapping[str, FunctionSpec], run: RecordedRun) -> dict[str, str]:
+    if run.kind != "http":
+        return {}
+    try:
+        match = Router(tuple(functions.values())).match(run.method or "", run.path or "")
+    except TargetError:
+        return {}
+    return dict(match.parameters) if match.route is not None else {}
+
+
+def _http(record: Record, parameters: Mapping[str, str]) -> HttpRequest:
     run = record.run
     seen = _root_input(run)
-    headers: dict[str, Any] = withhold(
-        seen.get("headers", {}), "request.headers", record.redactor.mark, record.diverge
-    )
+    headers: dict[str, Any] = withhold(seen.get("headers", {}), "request.headers", record)
     query_string = _query_string(seen.get("query", {}))
     path = run.path or ""
     return HttpRequest(
@@ -145,7 +158,7 @@ def _http(record: Record) -> HttpRequest:
         query_string=query_string,
         headers=headers,
         header_list=tuple(headers.items()),
-        body=_raw_body(record),
+        body=_raw_body(record, parameters),
         client=str(seen.get("client", "")),
         received_ns=perf_counter_ns(),
     )
@@ -157,24 +170,29 @@ def _query_string(query: Mapping[str, Any]) -> str:
     return urlencode(list(query.items()), doseq=True)
 
 
-def _body_value(run: RecordedRun) -> Any:
-    """The part of the recorded input that was the body."""
+def _body_value(run: RecordedRun, parameters: Mapping[str, str]) -> Any:
+    """The part of the recorded input that was the body: what is named in the path stands above
+    it, and what is named in both query and body is the body's."""
     query = _root_input(run).get("query", {})
     given = run.input
     if not isinstance(given, dict):
         return given
-    if not query:
+    if not query and not parameters:
         return given
-    return {name: value for name, value in given.items() if query.get(name) != value}
+    return {
+        name: value
+        for name, value in given.items()
+        if name not in parameters and query.get(name) != value
+    }
 
 
-def _raw_body(record: Record) -> Any:
+def _raw_body(record: Record, parameters: Mapping[str, str]) -> Any:
     """The bytes of the body if they are known for certain, else what says so when it is asked."""
     run = record.run
     size = _body_size(run)
     if not size:
         return b""
-    value = _body_value(run)
+    value = _body_value(run, parameters)
     for candidate in _spellings(value):
         if len(candidate) == size and "redacted:" not in candidate.decode("latin-1"):
             return candidate
@@ -185,11 +203,14 @@ def _raw_body(record: Record) -> Any:
         at = "request.body"
         raise record.diverge(Divergence(("", "", 0), recorded, now, "omitted", at=at))
 
-    parsed = withhold(value, "request.body", record.redactor.mark, record.diverge)
-    return UnknownBody(parsed, needed)
+    parsed = withhold(value, "request.body", record)
+    return UnknownBody(parsed, size, needed)
 
 
 def _spellings(value: Any) -> list[bytes]:
+    binary = _bytes_of(value)
+    if binary is not None:
+        return [binary, *_json_spellings(value)]
     if isinstance(value, dict) and list(value) == ["body"]:
         raw = _bytes_of(value["body"])
         if raw is not None:
@@ -215,27 +236,17 @@ def _bytes_of(value: Any) -> bytes | None:
 
 
 def _parts(
-    functions: Mapping[str, FunctionSpec], run: RecordedRun, http: HttpRequest | None
-) -> tuple[Mapping[str, str], Body, Mapping[str, list[str]]]:
-    """Path parameters, body and query of the request, as its gateway saw them."""
-    given = run.input if isinstance(run.input, dict) else {}
+    run: RecordedRun, http: HttpRequest | None, path: Mapping[str, str]
+) -> tuple[Body, Mapping[str, list[str]]]:
+    """Body and query of the request, as its gateway saw them."""
     if http is None:
-        return {}, _json_body(run.input), {}
-    seen = _root_input(run)
+        return _json_body(run.input), {}
     query = {
         name: value if isinstance(value, list) else [value]
-        for name, value in seen.get("query", {}).items()
+        for name, value in _root_input(run).get("query", {}).items()
     }
-    path: dict[str, str] = {}
-    try:
-        match = Router(tuple(functions.values())).match(http.method, http.path)
-    except TargetError:
-        match = None
-    if match is not None and match.route is not None:
-        path = dict(match.parameters)
-    rest = {name: value for name, value in given.items() if name not in path}
-    rest = {name: value for name, value in rest.items() if seen.get("query", {}).get(name) != value}
-    return path, _body(run, rest, http), query
+    rest = _body_value(run, path)
+    return _body(run, rest if isinstance(rest, dict) else {}, http), query
 
 
 def _body(run: RecordedRun, rest: dict[str, Any], http: HttpRequest) -> Body:

@@ -42,12 +42,14 @@ class Trail:
         first: The first divergence, or None.
         supplied: Values that no record holds and that were supplied, by path.
         records: The request's own, and those of the functions it called.
+        withheld: Places whose values the record does not hold, and which the function was given.
     """
 
     def __init__(self) -> None:
         self.first: Divergence | None = None
         self.supplied: list[str] = []
         self.records: list[Record] = []
+        self.withheld: list[str] = []
 
     def note(self, divergence: Divergence, prefix: str) -> Divergence:
         """Keep the first divergence."""
@@ -256,6 +258,14 @@ class Record:
         self._calls = Steps([s for s in spans if s.kind == "call"])
         self._called = {called.parent_span_id: called for called in run.calls}
 
+    def mark(self, value: Any) -> str:
+        """What stands in the record for a secret value."""
+        return self.redactor.mark(value)
+
+    def note_withheld(self, place: str) -> None:
+        """A value of this place was given as withheld."""
+        self.trail.withheld.append(place)
+
     def diverge(self, divergence: Divergence) -> Divergence:
         """Note a divergence and give it back, to be raised."""
         return self.serving.diverge(divergence)
@@ -290,6 +300,16 @@ class Record:
             error if error and error.sqlstate and error.message not in stated else None
             for error in errors
         ]
+
+    def check_withheld(self, error: ErrorRecord | None) -> None:
+        """A TypeError after a value was withheld: code below Python's own methods needed it."""
+        withheld = self.trail.withheld
+        if self.trail.first is not None or not withheld or error is None:
+            return
+        before = self.run.error.type if self.run.error is not None else ""
+        if error.type == "TypeError" and before != "TypeError":
+            now = {"kind": "value", "name": withheld[0], "error": error.message}
+            self.diverge(Divergence(("", "", 0), None, now, "redacted", at=withheld[0]))
 
     def check_unused(self, *, statements: bool) -> None:
         """What is recorded and was not asked for is a divergence too, if nothing else was.

@@ -93,7 +93,7 @@ class RecordedResult:
         record = self._record
         return tuple(
             [
-                withhold(value, f"{self._place}.{column}", record.redactor.mark, record.diverge)
+                withhold(value, f"{self._place}.{column}", record)
                 for column, value in zip(self.columns, values, strict=True)
             ]
         )

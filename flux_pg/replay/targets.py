@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from flux_pg.config import Settings
-from flux_pg.replay.engine import ReplayResult
+from flux_pg.replay.engine import Mode, ReplayResult
 from flux_pg.replay.scratch import open_scratch, snapshot_before
 from flux_pg.replay.scratch_rows import Refused
 from flux_pg.replay.source import RecordedRun
@@ -20,13 +20,16 @@ class Target(NamedTuple):
     """Where a replay works.
 
     Attributes:
+        database_url: The database; None if there is none.
         partial: Not every row is there.
         refused: Tables that are not there at all; whoever touches one gets an error of rights.
+        notes: What else is not as it was.
     """
 
     database_url: str | None
     partial: bool = False
     refused: Sequence[Refused] = ()
+    notes: Sequence[str] = ()
 
     def explain(self, result: ReplayResult) -> None:
         """Say of a result that it met a table which could not be had: that is no verdict on code.
@@ -51,8 +54,16 @@ class Target(NamedTuple):
 
 
 @asynccontextmanager
-async def open_target(settings: Settings, mode: str, run: RecordedRun) -> AsyncIterator[Target]:
-    """The database for one replay in a mode.
+async def open_target(
+    settings: Settings, live_url: str, mode: Mode, run: RecordedRun
+) -> AsyncIterator[Target]:
+    """The database for one replay.
+
+    Args:
+        settings: The project's, as they were read (the embedded server is told by them).
+        live_url: The live database.
+        mode: See `engine`.
+        run: The request.
 
     Raises:
         FluxError: There is none; the message says why.
@@ -62,11 +73,10 @@ async def open_target(settings: Settings, mode: str, run: RecordedRun) -> AsyncI
         yield Target(None)
         return
     if mode == "in-place":
-        yield Target(settings.database_url)
+        yield Target(live_url)
         return
-    assert settings.database_url is not None
-    live = settings.database_url
     # Also for a request that asked the database for nothing: today's code may ask.
-    snapshot = await snapshot_before(live, run.request_id)
-    async with open_scratch(settings, live, snapshot, request_id=run.request_id) as scratch:
-        yield Target(scratch.database_url, scratch.partial, scratch.refused)
+    snapshot = await snapshot_before(live_url, run.request_id)
+    ids = (run.request_id,)
+    async with open_scratch(settings, live_url, snapshot, request_ids=ids) as scratch:
+        yield Target(scratch.database_url, scratch.partial, scratch.refused, scratch.notes)

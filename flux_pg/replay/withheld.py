@@ -11,15 +11,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
 from flux_pg.runtime.boundaries.serving import Divergence
+from flux_pg.runtime.context import Request
 
 _MARK = re.compile(r"redacted:[0-9a-f]{16}")
 Diverge = Callable[[Divergence], Divergence]
 Mark = Callable[[Any], str]
+
+
+class Keeper(Protocol):
+    """The record that values are withheld by."""
+
+    def mark(self, value: Any) -> str:
+        """The mark of a value."""
+        ...
+
+    def diverge(self, divergence: Divergence) -> Divergence:
+        """Note a divergence."""
+        ...
+
+    def note_withheld(self, place: str) -> None:
+        """A value of this place was withheld."""
+        ...
 
 
 class Withheld:  # noqa: PLW1641 - its hash is needed itself: a divergence
@@ -74,32 +91,39 @@ class Withheld:  # noqa: PLW1641 - its hash is needed itself: a divergence
     __sub__ = __rsub__ = __mul__ = __rmul__ = __call__ = __fspath__ = _needed
 
 
+class UnreadRequest(Request, frozen=True):
+    """A request of which the record keeps what its body said, but not its bytes."""
+
+    @property
+    def body(self) -> bytes:  # type: ignore[misc]
+        """The bytes, which are not known: a divergence."""
+        unknown: UnknownBody = Request.body.__get__(self)  # type: ignore[attr-defined]
+        unknown.needed()
+
+    def json(self) -> Any:
+        """What the body said."""
+        unknown: UnknownBody = Request.body.__get__(self)  # type: ignore[attr-defined]
+        return unknown.parsed
+
+
 class UnknownBody:
-    """The body of a request of which the record keeps what it said, but not its bytes."""
+    """The body of such a request.
 
-    __slots__ = ("_value", "needed")
+    Attributes:
+        parsed: What it said, as JSON.
+        needed: Raises the divergence of whoever needs its bytes.
+    """
 
-    def __init__(self, value: Any, needed: Callable[[], NoReturn]) -> None:
-        self._value = value
+    __slots__ = ("_size", "needed", "parsed")
+    request_type = UnreadRequest
+
+    def __init__(self, parsed: Any, size: int, needed: Callable[[], NoReturn]) -> None:
+        self.parsed = parsed
         self.needed = needed
+        self._size = size
 
-    def parsed(self) -> Any:
-        """What the body said, as JSON."""
-        return self._value
-
-    def __bool__(self) -> bool:
-        return True
-
-    def _needed(self, *_: Any) -> NoReturn:
-        self.needed()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)
-        self.needed()
-
-    __str__ = __repr__ = __len__ = __iter__ = __getitem__ = __bytes__ = _needed
-    __hash__ = __eq__ = __add__ = __contains__ = _needed
+    def __len__(self) -> int:
+        return self._size
 
 
 def mark_of(value: object, hash: Mark) -> str:
@@ -117,27 +141,28 @@ def is_mark(value: object) -> bool:
     return type(value) is str and _MARK.fullmatch(value) is not None
 
 
-def withhold(value: Any, place: str, hash: Mark, diverge: Diverge) -> Any:
+def withhold(value: Any, place: str, keeper: Keeper) -> Any:
     """A value with `Withheld` in the place of every mark in it; itself if there is none."""
     if is_mark(value):
-        return Withheld(value, place, hash, diverge)
+        keeper.note_withheld(place)
+        return Withheld(value, place, keeper.mark, keeper.diverge)
     if isinstance(value, Mapping):
-        return _changed(value, dict(value), value.items(), place, hash, diverge)
+        return _changed(value, dict(value), value.items(), place, keeper)
     if isinstance(value, list):
-        return _changed(value, list(value), enumerate(value), place, hash, diverge)
+        return _changed(value, list(value), enumerate(value), place, keeper)
     if isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
             item = getattr(value, name)
-            new = withhold(item, f"{place}.{name}", hash, diverge)
+            new = withhold(item, f"{place}.{name}", keeper)
             if new is not item:
                 msgspec.structs.force_setattr(value, name, new)
     return value
 
 
-def _changed(value: Any, copy: Any, items: Any, place: str, hash: Mark, diverge: Diverge) -> Any:
+def _changed(value: Any, copy: Any, items: Any, place: str, keeper: Keeper) -> Any:
     changed = False
     for key, item in items:
-        new = withhold(item, f"{place}.{key}", hash, diverge)
+        new = withhold(item, f"{place}.{key}", keeper)
         if new is not item:
             copy[key], changed = new, True
     return copy if changed else value

@@ -85,6 +85,9 @@ class Redactor:
             data = value.encode("utf-8", "surrogatepass")
         elif isinstance(value, (bytes, bytearray, memoryview)):
             data = bytes(value)
+        elif hasattr(type(value), "__flux_mark__"):
+            mark: str = value.__flux_mark__()
+            return mark
         else:
             # The text that Postgres would show for it: true, 12, {"a":1}.
             data = msgspec.json.encode(value, enc_hook=str)

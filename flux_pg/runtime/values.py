@@ -33,7 +33,14 @@ class NotJson(FluxError):
     code = "bad-return-value"
 
 
+MARK = "__flux_mark__"
+"""A value whose type has this method is written as what it returns: a secret that a replay passes
+on without knowing it."""
+
+
 def _known_hook(value: Any) -> Any:
+    if hasattr(type(value), MARK):
+        return value.__flux_mark__()
     if isinstance(value, (Set, range)):
         return list(value)
     if isinstance(value, Mapping):
@@ -94,6 +101,8 @@ def plain(value: Any, depth: int = 0) -> Any:
         return plain(msgspec.to_builtins(value, enc_hook=repr), depth)
     if depth < 64 and (inner := _inner(value, depth + 1)) is not None:
         return inner
+    if hasattr(type(value), MARK):
+        return value.__flux_mark__()
     try:
         shown = repr(value)
     except Exception as broken:

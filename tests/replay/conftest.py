@@ -30,6 +30,11 @@ class Replayed:
     def verdict(self) -> str:
         return judge(self.recorded, self.result)
 
+    def __str__(self) -> str:
+        from flux_pg.replay.compare import compare_replay
+
+        return str(compare_replay(self.recorded, self.result))
+
 
 @dataclass
 class Lab:
