@@ -104,6 +104,7 @@ class Page:
         self._section("DATA CHANGES", self._data_changes())
         self._section("LINEAGE", self._lineage())
         self._section("CHANGED SINCE LAST SUCCESS", self._since_success())
+        self._section("SIMILAR FAILURES", self._similar())
         self._section("SUGGESTIONS", self._suggestions())
         return "\n".join(self.lines)
 
@@ -276,6 +277,34 @@ class Page:
         return [f"{short_id(good['request_id'])} succeeded {when}"] + [
             fit(line, self.width - 4) for line in changes_since_success(self.document)
         ]
+
+    def _similar(self) -> list[str]:
+        now = utc_now()
+        # A kind that came up only once, just now, is this request itself.
+        rows = [
+            row
+            for row in self.document.get("similar") or []
+            if row["matched_by"] != "fingerprint" or row["count"] > 1
+        ]
+        lines = []
+        for row in rows:
+            same = row["matched_by"] == "fingerprint"
+            count = f"{row['count']:,}{'' if row['is_exact'] else ' or more'} times"
+            count = "once" if row["count"] == 1 else count
+            ago = [show_ago(row[name], now) for name in ("first_seen", "last_seen")]
+            text = f"first {ago[0]}, last {ago[1]}" if row["count"] > 1 else ago[1]
+            if row["first_commit"]:
+                text += f", since commit {row['first_commit'][:10]}"
+            if same:
+                lines.append(f"the same failure {self.style.strong(count)}: {text}")
+                continue
+            name = f"{clean(row['function'] or '')} {short_id(row['request_id'])}".strip()
+            lines.append(
+                f"{row['similarity']:.0%} alike: {self.style.accent(name)}  {count}, {text}"
+            )
+            told = f"{clean(row['type'])}: {clean(row['message'] or '')}".rstrip(": ")
+            lines.append(self.style.dim("  " + fit(told, self.width - 6)))
+        return lines
 
     def _suggestions(self) -> list[str]:
         lines = []

@@ -46,6 +46,10 @@ TICK_S = 1.0
 """How often a snapshot is stored while requests come in (state_at looks for the newest)."""
 
 PARTITION_CHECK_S = 3600.0
+
+SIGN_S = 30.0
+"""How often new kinds of failures are made comparable (flux.similar)."""
+
 MAX_REPEATS = 100
 
 # Names of columns tell which tables' rows may be quoted in an error.
@@ -61,6 +65,7 @@ _TICK = Statement("select flux.tick_snapshot()")
 # Only such a constraint can make COMMIT fail.
 _DEFERRABLE = Statement("select exists (select from pg_catalog.pg_trigger where tgdeferrable)")
 _PARTITIONS = Statement("select flux.ensure_partitions()")
+_SIGN = Statement("select flux.sign_failures()")
 
 
 class Application:
@@ -124,9 +129,12 @@ class Application:
         return await self._refusals.refuse(refusal)
 
     async def keep_house(self) -> None:
-        """Store snapshots while requests come in, make partitions ahead, watch the database."""
-        checked = trio.current_time()
+        """Store snapshots and sign failures while requests come in, make partitions ahead, watch
+        the database."""
+        checked = signed = trio.current_time()
+        ran = False
         while True:
+            ran = ran or self._ran_since_tick
             if self._ran_since_tick or not self._ready or self._executor.waits:
                 self._ran_since_tick = False
                 self._ready = await self._tick()
@@ -135,6 +143,9 @@ class Application:
             if trio.current_time() - checked > PARTITION_CHECK_S:
                 checked = trio.current_time()
                 await _works(self._pool, _PARTITIONS)
+            if ran and self._ready and trio.current_time() - signed > SIGN_S:
+                signed, ran = trio.current_time(), False
+                await _works(self._pool, _SIGN)
             await trio.sleep(TICK_S)
 
     def _tell_caught(self, caught: Caught | None) -> None:

@@ -85,6 +85,7 @@ begin
         'job', flux.job_json(v_execution.job_id),
         'previous', v_previous,
         'lineage', null,
+        'similar', flux.similar_json(p_request_id),
         'last_success', flux.last_success(v_execution.function, p_request_id),
         'suggestions', flux.suggest_commands(p_request_id),
         'complete', v_execution.complete,
@@ -94,7 +95,7 @@ end
 $$;
 
 comment on function flux.why(uuid) is
-    'Why a request ended as it did, as a flux.why/1 document: root cause, place, row changes, who wrote the touched rows before, the last success, what to type next.';
+    'Why a request ended as it did, as a flux.why/1 document: root cause, place, row changes, who wrote the touched rows before, similar failures, the last success, what to type next.';
 
 create function flux.why(p_selector text) returns json
 language sql stable strict parallel unsafe

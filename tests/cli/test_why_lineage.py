@@ -40,6 +40,11 @@ SHOP = """
         await ctx.db.execute("update prices set cents = 77 where id = %s", [id])
         row = await ctx.db.fetch_one("select cents, note from prices where id = %s", [id])
         raise ValueError(f"{row['cents']} of {row['note']}")
+
+    @define_function
+    async def once(ctx, id: int):
+        row = await ctx.db.fetch_one("select cents, note from prices where id = %s", [id])
+        raise ValueError(f"{row['cents']} of {row['note']}")
 """
 TABLES = """
     create table prices (id int primary key, cents int, note text default 'fresh');
@@ -113,12 +118,30 @@ def test_a_value_in_the_error_comes_first_also_of_many_rows_and_a_join(
 def test_what_a_request_wrote_itself_is_not_laid_on_another(
     flux: Flux, database18: Database, tmp_path: Path
 ) -> None:
-    _, bad = shop(
-        tmp_path, database18, ("set_price", {"id": 1, "cents": 5}), ("twice", {"id": 1})
-    )
+    _, bad = shop(tmp_path, database18, ("set_price", {"id": 1, "cents": 5}), ("twice", {"id": 1}))
     found = {value["column"]: value for value in values(flux, bad)}
     assert "cents" not in found
     assert found["note"]["value"] == "fresh" and found["note"]["written_by"]["op"] == "INSERT"
+
+
+def test_the_same_failure_is_counted_and_one_alike_is_named(
+    flux: Flux, database18: Database, tmp_path: Path
+) -> None:
+    alike, *_, last = shop(
+        tmp_path, database18,
+        ("once", {"id": 1}),
+        ("order_all", {"id": 1}),
+        ("twice", {"id": 1}),
+        ("twice", {"id": 2}),
+        ("twice", {"id": 2}),
+    )  # fmt: skip
+    page = flux("why", last).out
+    assert "the same failure 3 times: first " in page
+    assert f"alike: once {alike[-8:]}  once, " in page
+    assert "ValueError: 500 of fresh" in page
+    same, other = json.loads(flux("why", last, "--json").out)["similar"]
+    assert (same["matched_by"], same["count"], same["request_id"]) == ("fingerprint", 3, last)
+    assert (other["matched_by"], other["request_id"]) == ("features", alike)
 
 
 def test_a_success_has_no_lineage(flux: Flux, database18: Database, tmp_path: Path) -> None:
