@@ -67,7 +67,7 @@ def _is_gate(span: Row) -> bool:
 
 # What of a step is compared
 
-_PLACES = ("path", "task", "row_changes", "body_bytes")
+_PLACES = ("path", "task", "row_changes")
 
 
 def step_content(node: Node, run: Run) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def step_content(node: Node, run: Run) -> dict[str, Any]:
     kept = {
         name: value
         for name, value in (attributes if isinstance(attributes, Mapping) else {}).items()
-        if name not in _PLACES
+        if name not in _PLACES and not str(name).endswith(("_us", "_bytes"))
     }
     name = span.get("name")
     content = {

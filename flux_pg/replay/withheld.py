@@ -94,8 +94,8 @@ class Withheld:  # noqa: PLW1641 - its hash is needed itself: a divergence
 class UnreadRequest(Request, frozen=True):
     """A request of which the record keeps what its body said, but not its bytes."""
 
-    @property
-    def body(self) -> bytes:  # type: ignore[misc]
+    @property  # type: ignore[misc]
+    def body(self) -> bytes:
         """The bytes, which are not known: a divergence."""
         unknown: UnknownBody = Request.body.__get__(self)  # type: ignore[attr-defined]
         unknown.needed()
