@@ -213,13 +213,15 @@ class Executor:
         spec = run.invocation.function
         database = self._open_database(run, deadline)
         try:
-            return await self._run_in(database, run, spec, deadline)
+            _, reply = await self._run_in(database, run, spec, deadline)
+            return reply
         finally:
             await database.discard()
 
     async def _run_in(
         self, database: RunDatabase, run: Run, spec: FunctionSpec, deadline: float
-    ) -> Reply:
+    ) -> tuple[Finished, Reply]:
+        """Run it until it is recorded, again if it may; what it came to, and the reply."""
         attempt = 0
         while True:
             span = self._begin_function_span(run)
@@ -234,17 +236,17 @@ class Executor:
             if finished.error is None:
                 # What has run to its end is told as it ended, whoever lost interest meanwhile.
                 with trio.CancelScope(shield=True):
-                    reply = await self._record_success(run, database, span, finished)
-                if isinstance(reply, Reply):
-                    return reply
-                finished = reply
+                    recorded = await self._record_success(run, database, span, finished)
+                if isinstance(recorded, tuple):
+                    return recorded
+                finished = recorded
             if self._may_retry(run, database, finished, attempt, spec, deadline):
                 attempt += 1
                 self._end_failed_span(run, span, finished)
                 span.status = "rolled_back"
                 await database.roll_back()
                 continue
-            return await self._record_failure(run, database, span, finished)
+            return finished, await self._record_failure(run, database, span, finished)
 
     def _begin_function_span(self, run: Run) -> SpanRecord:
         spec = run.invocation.function
@@ -328,8 +330,9 @@ class Executor:
 
     async def _record_success(
         self, run: Run, database: RunDatabase, span: SpanRecord, finished: Finished
-    ) -> Reply | Finished:
-        """Commit with the record; the reply, or what the failure to commit makes of the run."""
+    ) -> tuple[Finished, Reply] | Finished:
+        """Commit with the record; how it stands there, or what the failure to commit makes of the
+        run, which is still to be recorded."""
         try:
             rendered = render_value(run, finished.value)
         except Exception as error:
@@ -344,10 +347,10 @@ class Executor:
             lost = Finished(error=failure.cause, outcome="error")
             reply = await self._write_failure(run, database, span, lost, in_doubt=True)
             if reply is not None:
-                return reply
+                return lost, reply
             run.end_span(span, output=rendered.recorded)
         self._on_finished(run, ending)
-        return rendered.reply
+        return finished, rendered.reply
 
     async def _record_failure(
         self, run: Run, database: RunDatabase, span: SpanRecord, finished: Finished
@@ -406,6 +409,8 @@ class Executor:
         if run.invocation.job is not None:
             status_code = None  # nobody was answered
             run.end_span(run.spans[0], status="ok" if outcome == "ok" else "error")
+        elif run.invocation.kind == "call":
+            status_code = None
         elif run.invocation.gateway_spans:
             root = run.spans[0]
             run.end_span(root, output={"status": rendered.reply.status_code})
@@ -521,33 +526,23 @@ class Executor:
             assert rendered is not None
             child.end_span(span, output=rendered.recorded)
             ending = self._end_root(child, "ok", rendered, None)
-        ending.status_code = None
         database.add_called(child, ending)
 
     async def _run_alone(self, child: Run, database: RunDatabase, deadline: float) -> Any:
         """In transactions of its own; so it has an entry in the journal of its own."""
         slot = self._note_in_journal(child, deadline - trio.current_time())
-        span = self._begin_function_span(child)
         try:
-            finished = await self._attempt(child, database, span, deadline)
-            with trio.CancelScope(shield=True):
-                if finished.error is None:
-                    result = await self._record_success(child, database, span, finished)
-                    if isinstance(result, Reply):
-                        return finished.value
-                    finished = result
-                await self._record_failure(child, database, span, finished)
-        except trio.Cancelled as cancelled:
-            await self._record_failure(
-                child, database, span, Finished(error=cancelled, outcome="cancelled")
-            )
+            finished, _ = await self._run_in(database, child, child.invocation.function, deadline)
+        except NotRecorded as failure:
+            self._late.keep(failure, slot)
             raise
         finally:
             await database.discard()
             if self._journal is not None and slot is not None and child.recorded:
                 self._journal.end(slot)
-        assert finished.error is not None
-        raise finished.error
+        if finished.error is not None:
+            raise finished.error
+        return finished.value
 
 
 def _job_entry(invocation: Invocation, job: JobAttempt) -> dict[str, Any]:

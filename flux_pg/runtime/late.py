@@ -127,11 +127,13 @@ def _as_told(failure: NotRecorded) -> Ending:
     assert ending is not None
     if ending.outcome == "cancelled":
         return ending
+    answered = ending.status_code is not None
+    status_code = 503 if answered else None
     if ending.outcome != "ok":
-        return msgspec.structs.replace(ending, status_code=503)
+        return msgspec.structs.replace(ending, status_code=status_code)
     error = ErrorRecord(
         type="NotRecorded",
         message="the function ended well, but its record could not be written in time; the caller "
-        f"was answered 503: {failure}",
+        f"was {'answered 503' if answered else 'told so'}: {failure}",
     )
-    return msgspec.structs.replace(ending, outcome="error", status_code=503, error=error)
+    return msgspec.structs.replace(ending, outcome="error", status_code=status_code, error=error)

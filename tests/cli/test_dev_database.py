@@ -94,7 +94,7 @@ def test_database_that_cannot_be_started_again_ends_dev_with_the_reason(dev: Dev
     control = data_dir(dev) / "global" / "pg_control"
     control.rename(control.with_suffix(".away"))
     os.kill(keeper_of(dev), signal.SIGKILL)
-    out, err = dev.process.communicate(timeout=PATIENCE_S)
+    _, err = dev.process.communicate(timeout=PATIENCE_S)
     assert dev.process.returncode == 4
     assert "the embedded Postgres did not start" in err and "hint:" in err
     assert "Traceback" not in err

@@ -21,7 +21,7 @@ from flux_pg.records import Reply
 from flux_pg.runtime import application, late, session, transaction
 from flux_pg.runtime.application import open_application
 from flux_pg.runtime.events import CrashedRequests
-from flux_pg.runtime.journal import Journal, JournalError, read_leftovers
+from flux_pg.runtime.journal import DEFAULT_SLOTS, Journal, JournalError, read_leftovers
 from flux_pg.runtime.recovery import Recovery
 from tests.conftest import Database
 
@@ -32,6 +32,7 @@ PATIENCE_S = 30.0
 
 FUNCTIONS = """
 import time
+from typing import Any
 
 import psycopg
 
@@ -85,6 +86,11 @@ async def collides(ctx: Context, superuser: str, url: str = ""):
             conn.execute("update counters set n = 100 where id = 1")
     await ctx.db.execute("update counters set n = n + 1 where id = 1")
     return "done"
+
+
+@define_function(transaction=False)
+async def calls_alone(ctx: Context, name: str, arguments: dict[str, Any]):
+    return await ctx.call(name, arguments)
 
 
 @define_function
@@ -267,6 +273,11 @@ def emails(flux: Harness) -> list[str]:
     return [row["email"] for row in flux.rows("select email from users order by id")]
 
 
+async def no_connection_is_out(flux: Harness) -> None:
+    """Waited for: once a second the application asks something of its own."""
+    await until(lambda: flux.application._executor._pool.stats().in_use == 0)
+
+
 def outcomes(flux: Harness, request_id: Any = None) -> list[str]:
     return [change["outcome"] for change in flux.mutations(request_id)]
 
@@ -295,7 +306,7 @@ async def test_session_ended_before_commit_commits_nothing_and_says_what_is_miss
     assert (record["outcome"], record["complete"], record["xids"]) == ("error", False, [])
     assert "row changes not captured" in record["incomplete_reason"]
     assert emails(flux) == []
-    assert flux.application._executor._pool.stats().in_use == 0
+    await no_connection_is_out(flux)
 
 
 async def test_lost_session_makes_the_records_of_called_functions_incomplete_too(flux) -> None:
@@ -407,6 +418,56 @@ async def test_no_retry_after_something_left_for_outside(flux) -> None:
     assert outcomes(flux) == ["rolled_back"]
 
 
+async def test_called_function_with_a_transaction_of_its_own_is_retried_by_the_same_rules(
+    flux,
+) -> None:
+    arguments = {"superuser": flux.database.superuser}
+    reply = await flux.call("calls_alone", name="collides", arguments=arguments)
+    assert (reply.status_code, json.loads(reply.body)) == (200, "done")
+    (child,) = children(flux)
+    assert (child["outcome"], child["complete"], child["status_code"]) == ("ok", True, None)
+    spans = [span for span in flux.spans(child["request_id"]) if span["kind"] == "function"]
+    assert [span["status"] for span in spans] == ["rolled_back", "ok"]
+    assert spans[0]["error"]["sqlstate"] == "40001"
+    assert {span["parent_span_id"] for span in spans} == {child["parent_span_id"]}
+    assert outcomes(flux, child["request_id"]) == ["rolled_back", "committed", "committed"]
+
+
+async def test_called_function_that_left_for_outside_is_not_retried(flux) -> None:
+    arguments = {"superuser": flux.database.superuser, "url": "http://127.0.0.1:9/"}
+    reply = await flux.call("calls_alone", name="collides", arguments=arguments)
+    assert reply.status_code == 500
+    (child,) = children(flux)
+    assert child["error"]["sqlstate"] == "40001"
+    assert outcomes(flux, child["request_id"]) == ["rolled_back"]
+
+
+@pytest.mark.parametrize("loss", ["before", "after"])
+async def test_call_whose_commit_was_lost_returns_only_if_it_had_gone_through(
+    lossy, loss: Any
+) -> None:
+    lossy.proxy.lose(b"commit\0", loss)
+    arguments = {"email": "called"}
+    reply = await lossy.call("calls_alone", name="create", arguments=arguments)
+    (child,) = children(lossy)
+    ended = (200, "ok", ["called"]) if loss == "after" else (500, "error", [])
+    assert (reply.status_code, child["outcome"], emails(lossy)) == ended
+
+
+async def test_call_that_could_not_be_recorded_is_recorded_late(
+    lossy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "RECORD_DEADLINE_S", 0.1)
+    await lossy.proxy.refuse()
+    assert told(await lossy.call("calls_alone", name="nothing", arguments={})) == (503, "no")
+    assert len(read_leftovers(lossy.journal_path)) == 2
+    lossy.proxy.refusing = False
+    await until(lambda: not read_leftovers(lossy.journal_path))
+    (child,) = children(lossy)
+    assert (child["outcome"], child["error"]["type"]) == ("error", "NotRecorded")
+    assert child["status_code"] is None
+
+
 # Effects that cannot be told from the text
 
 
@@ -430,7 +491,7 @@ async def test_cancellation_during_a_statement_keeps_all_that_was_written(flux, 
     assert (record["outcome"], record["complete"]) == ("cancelled", True)
     assert outcomes(flux) == ["rolled_back"] * ahead
     assert emails(flux) == []
-    assert flux.application._executor._pool.stats().in_use == 0
+    await no_connection_is_out(flux)
 
 
 @pytest.mark.parametrize("fail", [True, False])
@@ -457,7 +518,7 @@ async def test_abandoned_thread_changes_nothing_any_more(
     if not statement:
         await until(ended.exists)
     assert emails(flux) == []
-    assert flux.application._executor._pool.stats().in_use == 0
+    await no_connection_is_out(flux)
 
 
 async def test_savepoint_that_was_never_set_makes_the_record_incomplete(
@@ -604,8 +665,10 @@ async def test_long_outage_turns_requests_away_before_they_run_and_says_so_after
     lossy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(session, "RECORD_DEADLINE_S", 0.1)
+    assert late.MAX_LATE < DEFAULT_SLOTS
     size = lossy.journal_path.stat().st_size
-    kept, beyond = late.MAX_LATE, 200
+    kept, beyond = 60, 20
+    monkeypatch.setattr(late, "MAX_LATE", kept)
     await lossy.proxy.refuse()
     replies = [await lossy.call("nothing")]
 
