@@ -50,16 +50,23 @@ def reasons_of(value: Row) -> str:
     parts = []
     for reason in reasons:
         if reason == CHANGED:
-            parts.append(f"was {_before(value)} at the last success")
+            parts.append(f"was {before_text(value)} at the last success")
         elif reason == _NEVER_SO:
-            had = f", which read {_before(value)}" if value.get("before") is not None else ""
+            had = f", which read {before_text(value)}" if value.get("before") is not None else ""
             parts.append(f"unlike at the last success{had}")
         else:
             parts.append(reason)
     return "; ".join(parts)
 
 
-def _before(value: Row) -> str:
+def changed_values(document: Row) -> list[Row]:
+    """Return the values that were others at the last success, of the same row."""
+    values = (document.get("lineage") or {}).get("values") or []
+    return [value for value in values if CHANGED in value["reasons"]][:_MANY]
+
+
+def before_text(value: Row) -> str:
+    """Return what a value was at the last success, as people read it."""
     before = value.get("before")
     return "NULL" if before is None else show(before, 30) if not _number(before) else str(before)
 

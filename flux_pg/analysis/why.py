@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from flux_pg.analysis.changes import key_text, table_name
+from flux_pg.analysis.since_success import commit_count, data_lines, file_lines, timing_lines
 from flux_pg.analysis.text import clean, duration, short_id, show
 from flux_pg.analysis.values_read import has_strong_reason, telling_values
 
@@ -203,16 +204,18 @@ def changes_since_success(document: Document) -> list[str]:
     place = document.get("location") or {}
     now = place.get("deployed_commit") or place.get("commit")
     if good.get("commit") and now and good["commit"] != now:
-        lines.append(f"commit      {good['commit'][:10]} → {now[:10]}")
+        lines.append(f"commit      {good['commit'][:10]} → {now[:10]}{commit_count(document)}")
     elif good.get("commit") and now:
         dirty = " (files not committed)" if place.get("dirty") or good.get("dirty") else ""
         lines.append(f"commit      the same, {now[:10]}{dirty}")
+    lines += file_lines(document)
     given = good.get("input"), document["input"]
     lines += [f"input       {text}" for text in shape_changes(*given) + value_changes(*given)]
+    lines += data_lines(document)
     took, before = document.get("duration_us"), good.get("duration_us")
     if took is not None and before is not None:
         lines.append(f"duration    {duration(before)} → {duration(took)}")
-    return lines
+    return lines + timing_lines(document)
 
 
 def shape_changes(before: Any, now: Any, path: str = "", depth: int = 0) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +45,43 @@ def find_line(project: Path, file: str, line: int, commit: str | None, dirty: bo
         if found is not None:
             return found
     return _plain(project, file, line)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What lies between two commits, as far as it concerns the project's directory.
+
+    Attributes:
+        commits: How many there are.
+        files: Path from the project and status (A, M, D, R) of each file.
+    """
+
+    commits: int
+    files: tuple[tuple[str, str], ...]
+
+
+def changes_between(project: Path, old: str, new: str) -> Changes | None:
+    """Return what changed from one commit to another; None if they are not both here."""
+    # A recorded commit is 40 digits; whatever else stands there is no argument for git.
+    if not (_is_commit(old) and _is_commit(new)):
+        return None
+    names = run_git(project, ["diff", "--relative", "--name-status", "-z", "-M", old, new, "--"])
+    count = run_git(project, ["rev-list", "--count", f"{old}..{new}", "--", "."])
+    if names is None or count is None:
+        return None
+    return Changes(int(count), tuple(_files(names.split("\0")[:-1])))
+
+
+def _is_commit(text: str) -> bool:
+    return 7 <= len(text) <= 64 and all(c in "0123456789abcdef" for c in text)
+
+
+def _files(fields: list[str]) -> Iterator[tuple[str, str]]:
+    rest = iter(fields)
+    for status in rest:
+        path = next(rest)
+        # A file that moved is named twice; the new name is the one to look at.
+        yield (next(rest) if status[0] in "RC" else path), status[0]
 
 
 def _inside(project: Path, file: str) -> bool:

@@ -25,7 +25,12 @@ order by t.table_id
 """
 
 
-def add_lineage(database: Database, document: dict[str, Any], spans: list[dict[str, Any]]) -> None:
+def add_lineage(
+    database: Database,
+    document: dict[str, Any],
+    spans: list[dict[str, Any]],
+    spans_before: list[dict[str, Any]],
+) -> None:
     """Fill in `lineage` of a `flux.why/1` document: the values that the request had read, with
     their writers, most telling first. Left null for a request that did not fail.
 
@@ -33,6 +38,7 @@ def add_lineage(database: Database, document: dict[str, Any], spans: list[dict[s
         database: Where the record is.
         document: The document.
         spans: The spans of the request.
+        spans_before: Those of the last success.
     """
     if document["root_cause"] is None:
         return
@@ -43,12 +49,10 @@ def add_lineage(database: Database, document: dict[str, Any], spans: list[dict[s
     catalog = _catalog(database)
     found = read_set(spans, catalog)
     for call in document["called"]:
-        inner = read_set(_spans(database, call["request_id"]), catalog, own_clock=False)
+        inner = read_set(read_spans(database, call["request_id"]), catalog, own_clock=False)
         found.rows += inner.rows
         found.left_out += inner.left_out
-    before = ReadSet()
-    if found.rows and document["last_success"]:
-        before = read_set(_spans(database, document["last_success"]["request_id"]), catalog)
+    before = read_set(spans_before, catalog) if found.rows else ReadSet()
     values = weigh(found.rows, failure_of(document, spans), before.rows, _MANY_ROWS)
     writers = _writers(database, document["request_id"], values)
     own = {document["request_id"], *(call["request_id"] for call in document["called"])}
@@ -75,7 +79,8 @@ def _catalog(database: Database) -> Any:
     )
 
 
-def _spans(database: Database, request_id: str) -> list[dict[str, Any]]:
+def read_spans(database: Database, request_id: str) -> list[dict[str, Any]]:
+    """Return the spans of a request, by start."""
     row = database.execute("select flux.spans_json(%s::uuid) as spans", (request_id,)).fetchone()
     return list(row["spans"]) if row else []
 

@@ -8,12 +8,13 @@ import click
 
 from flux_pg.analysis.changes import column_changes, describe, key_text, table_name
 from flux_pg.analysis.details import field_lines, statement_lines
+from flux_pg.analysis.since_success import slower_steps
 from flux_pg.analysis.text import clean, fit, short_id, show
 from flux_pg.analysis.values_read import reasons_of, telling_values
 from flux_pg.analysis.waterfall import label, lay_out, place
 from flux_pg.analysis.why import advise, changes_since_success
 from flux_pg.cli import git
-from flux_pg.cli.lineage import add_lineage
+from flux_pg.cli.lineage import add_lineage, read_spans
 from flux_pg.cli.scope import Scope, examples, scoped
 from flux_pg.cli.selectors import request_argument, show_ago, show_time, utc_now
 from flux_pg.cli.session import open_database
@@ -22,6 +23,7 @@ from flux_pg.cli.trace import headline, origin_lines, paint, subline, tree_of
 
 _MANY_SPANS = 40
 _MANY_CHANGES = 12
+_MANY_FILES = 500
 
 
 @click.command(
@@ -48,8 +50,12 @@ def why(scope: Scope, request: str) -> None:
         ).fetchone()
         assert row is not None
         document, trace = row["why"], row["trace"]
-        add_lineage(database, document, trace["spans"])
+        good = document["last_success"] if document["root_cause"] else None
+        before = read_spans(database, good["request_id"]) if good else []
+        add_lineage(database, document, trace["spans"], before)
     line = add_history(scope, document)
+    if good:
+        document["changes"] = changes_since(scope, document, trace["spans"], before)
     document["suggestions"] = [{"text": s.text, "command": s.command} for s in advise(document)]
     if scope.as_json:
         scope.emit_json(document)
@@ -73,6 +79,34 @@ def add_history(scope: Scope, document: dict[str, Any]) -> git.Line | None:
         place_["commit"] = line.commit
         place_["author"] = f"{line.author} <{line.email}>" if line.email else line.author
     return line
+
+
+def changes_since(
+    scope: Scope,
+    document: dict[str, Any],
+    spans: list[dict[str, Any]],
+    before: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Return what changed since the last success, beside what stands in the document itself.
+
+    `commits` and `files` are null if git does not know both commits.
+    """
+    good, place_ = document["last_success"], document["location"] or {}
+    old, new = good["commit"], place_.get("deployed_commit") or place_.get("commit")
+    project, changes = scope.project_dir, None
+    if project is not None and old and new and old != new:
+        changes = git.changes_between(project, old, new)
+    stack = document["root_cause"]["stack"] or []
+    touched = {frame["file"] for frame in stack} | {place_.get("file")}
+    files = [
+        {"file": file, "status": status, "in_stack": file in touched}
+        for file, status in (changes.files if changes else ())[:_MANY_FILES]
+    ]
+    return {
+        "commits": changes.commits if changes else None,
+        "files": sorted(files, key=lambda one: not one["in_stack"]) if changes else None,
+        "slower": slower_steps(spans, before),
+    }
 
 
 class Page:

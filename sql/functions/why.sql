@@ -86,6 +86,7 @@ begin
         'previous', v_previous,
         'lineage', null,
         'similar', flux.similar_json(p_request_id),
+        'changes', null,
         'last_success', flux.last_success(v_execution.function, p_request_id),
         'suggestions', flux.suggest_commands(p_request_id),
         'complete', v_execution.complete,

@@ -95,6 +95,7 @@ def test_the_request_that_wrote_the_bad_value_is_named(
     page = flux("why", bad).out
     assert f"prices 1  cents = -5  written by set_price {writer[-8:]}" in page
     assert "was 400 at the last success" in page
+    assert "data        prices 1 cents: 400 → -5" in page
     assert f"flux trace {writer[-8:]}" in page
     assert json.loads(flux("why", bad, "--json").out)["last_success"]["request_id"] == good
 

@@ -1,4 +1,4 @@
-"""flux.similar: failures of one kind counted, kinds that are alike found, with and without pgvector."""
+"""flux.similar: failures of a kind are counted, kinds that are alike found."""
 
 from __future__ import annotations
 
