@@ -186,7 +186,7 @@ class _Comparison:
             if same:
                 continue
             where = f"{path} > {leaf.place}"
-            given = path == REQUEST and _was_asked(leaf)
+            given = path == REQUEST and was_asked(leaf)
             reason = "" if given else self._explain(where, leaf)
             if reason:
                 self.volatile.append(Explained(where, reason, leaf.a, leaf.b))
@@ -344,10 +344,10 @@ def first_difference(diff: Diff) -> SpanDiff | None:
 
 
 def _asked_otherwise(request: SpanDiff) -> bool:
-    return any(_was_asked(leaf) for leaf in request.leaves)
+    return any(was_asked(leaf) for leaf in request.leaves)
 
 
-def _was_asked(leaf: Leaf) -> bool:
+def was_asked(leaf: Leaf) -> bool:
     """Whether a place of the request as a whole is what was asked, not what came of it."""
     root = leaf.place.split(".")[0].split("[")[0]
     return root in ("input", "method", "path", "function")

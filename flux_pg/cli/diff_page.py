@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flux_pg.analysis.changes import describe, key_text, table_name
-from flux_pg.analysis.diff import Diff, RowDiff, SpanDiff, counts, first_difference
+from flux_pg.analysis.diff import Diff, RowDiff, SpanDiff, counts, first_difference, was_asked
 from flux_pg.analysis.diff_align import each
 from flux_pg.analysis.diff_document import volatile_json
 from flux_pg.analysis.diff_run import Run
@@ -81,6 +82,9 @@ class Page:
     def _first(self) -> list[str]:
         entry = first_difference(self.diff)
         if entry is not None:
+            if entry is self.diff.request and any(map(was_asked, entry.leaves)):
+                # What followed from another question is no news.
+                entry = replace(entry, leaves=[x for x in entry.leaves if was_asked(x)])
             return [fit(clean(entry.path), self.width - 2), *self._said(entry, wide=True)]
         row = next((row for row in self.diff.rows if row.change != "same"), None)
         return [] if row is None else self._row(row)

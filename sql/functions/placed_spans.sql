@@ -75,7 +75,7 @@ select
             select coalesce(json_object_agg(a.key, a.value), '{}')
             from json_each(case when json_typeof(p.attributes) = 'object'
                 then p.attributes else '{}' end) as a
-            where a.key not in ('path', 'task', 'row_changes', 'body_bytes')
+            where a.key not in ('path', 'task', 'row_changes') and a.key !~ '_(us|bytes)$'
         )
     )
 from placed as p

@@ -13,11 +13,11 @@ select json_build_object(
     'response', case
         when p_told then null
         when json_typeof(e.error) = 'object' and json_typeof(e.response -> 'error') = 'object'
-            then (
+            then json_build_object('error', (
                 select json_object_agg(f.key, f.value)
                 from json_each(e.response -> 'error') as f
                 where f.key not in ('message', 'hint', 'request_id')
-            )
+            ))
         else e.response
     end,
     'error', case when json_typeof(e.error) = 'object' then json_strip_nulls(json_build_object(

@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 
 from tests.cli.conftest import Flux
 from tests.cli.diff_runs import make_run, repeat, seeded, uuid_text
-from tests.cli.records import make_id, record, span
+from tests.cli.records import SPAN, make_id, record, span
 from tests.conftest import Database
 from tests.runtime.application import Harness, open_project
 
@@ -241,3 +241,22 @@ def test_psql_gives_the_same_verdict_on_random_records(flux: Flux, conn: Any) ->
             assert rows[0][1] == document["verdict"], (rows, document)
             verdicts.add(rows[0][1])
     assert verdicts == {"IDENTICAL", "CHANGED"}
+
+
+async def test_two_requests_over_http_differ_by_nothing_of_who_called(
+    flux: Flux, conn: Any
+) -> None:
+    ids = []
+    for port, traced in (("40784", "1" * 32), ("40790", "2" * 32)):
+        root = span(
+            SPAN, None, "gateway", "gateway.request", 0, 900,
+            input={"method": "POST", "path": "/order", "client": f"127.0.0.1:{port}", "query": {},
+                   "headers": {"traceparent": f"00-{traced}-{'a' * 16}-01", "host": "shop"}},
+            attributes={"received_us": int(port) % 100, "body_bytes": 3},
+        )  # fmt: skip
+        ids.append(str(record(conn, spans=[root])))
+    code, document = shown(flux, *ids)
+    assert (code, document["verdict"]) == (0, "IDENTICAL"), document
+    assert {entry["kind"] for entry in document["volatile"]} == {"caller"}
+    rows = conn.execute("select * from flux.diff(%s, %s)", ids).fetchall()
+    assert rows[0][1] == "IDENTICAL", rows
