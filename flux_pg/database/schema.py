@@ -120,6 +120,15 @@ def install(
     found = _current(conn, body)
     if found is not None and not _lacking(conn, logins):
         return found
+    try:
+        return _install(conn, body, logins)
+    except SchemaError as error:
+        if error.code != "not-permitted":
+            raise
+        raise _explained(conn, body, logins, error) from error
+
+
+def _install(conn: psycopg.Connection, body: Body, logins: tuple[str, ...]) -> InstallResult:
     notices: list[str] = []
     with conn.transaction():
         present = lock_and_read_version(conn)
@@ -142,10 +151,8 @@ def install_at(conninfo: str, runtime_conninfo: str | None = None) -> InstallRes
         runtime_conninfo: The login that functions run as, if it is another one; it is asked who it
             is, and may record and read afterwards.
     """
-    logins = []
-    if runtime_conninfo is not None and runtime_conninfo != conninfo:
-        with psycopg.connect(runtime_conninfo, autocommit=True) as conn:
-            logins = [name for (name,) in conn.execute("select current_user::text")]
+    with psycopg.connect(runtime_conninfo or conninfo, autocommit=True) as conn:
+        logins = [name for (name,) in conn.execute("select current_user::text")]
     with psycopg.connect(conninfo, autocommit=True) as conn:
         return install(conn, logins=logins)
 
@@ -160,6 +167,56 @@ def _current(conn: psycopg.Connection, body: Body) -> InstallResult | None:
     if present is None or not present.has(body):
         return None
     return InstallResult("current", present.version, present.installed_as)
+
+
+def _explained(
+    conn: psycopg.Connection, body: Body, logins: Iterable[str], refusal: SchemaError
+) -> SchemaError:
+    """What a role that may not install needs, which depends on what is installed."""
+    row = conn.execute("select current_user::text").fetchone()
+    assert row is not None
+    me = row[0]
+    try:
+        with conn.transaction():
+            present = schema_version(conn)
+    except psycopg.errors.InsufficientPrivilege:
+        return _lacks_groups(conn, {me, *logins}, "its version cannot be read by this login")
+    if present is None:
+        return refusal
+    if _as_numbers(present.version) > _as_numbers(body.version):
+        return _newer(present, body)
+    if present.has(body):
+        right = f"its version, {present.version}, is the right one"
+        return _lacks_groups(conn, {me, *logins}, right)
+    what = f"has version {present.version}, older than this Flux ({body.version})"
+    if present.version == body.version:
+        what = f"comes from another unreleased build of {body.version}"
+    return SchemaError(
+        f"schema flux in this database {what}, and role {me} may not bring it up to date",
+        "Give the login that installed it, or a superuser's, as database.admin_url "
+        "(FLUX_ADMIN_URL), and start again or run `flux db migrate`.",
+        code="not-permitted",
+    )
+
+
+def _lacks_groups(conn: psycopg.Connection, logins: Iterable[str], version: str) -> SchemaError:
+    lacking = dict.fromkeys(login for login, _ in _lacking(conn, sorted(logins)))
+    names = ", ".join(sql.Identifier(login).as_string(conn) for login in lacking)
+    return SchemaError(
+        f"schema flux is installed in this database ({version}), but {' and '.join(lacking)} may "
+        "not use it: the roles flux_runtime and flux_reader are missing",
+        f"As a superuser: grant flux_runtime, flux_reader to {names};",
+        code="not-permitted",
+    )
+
+
+def _newer(present: SchemaVersion, body: Body) -> SchemaError:
+    return SchemaError(
+        f"schema flux in this database has version {present.version}, newer than this Flux "
+        f"({body.version})",
+        f"Upgrade flux-pg on this machine to {present.version}.",
+        code="schema-newer",
+    )
 
 
 def _run_installer(conn: psycopg.Connection, body: Body, notices: list[str]) -> None:
@@ -322,12 +379,7 @@ def _update(conn: psycopg.Connection, present: SchemaVersion, body: Body) -> Ins
 def _upgrade(conn: psycopg.Connection, present: SchemaVersion, body: Body) -> InstallResult:
     """Run the upgrade scripts between two released versions."""
     if _as_numbers(present.version) > _as_numbers(body.version):
-        raise SchemaError(
-            f"schema flux in this database has version {present.version}, newer than this Flux "
-            f"({body.version})",
-            f"Upgrade flux-pg on this machine to {present.version}.",
-            code="schema-newer",
-        )
+        raise _newer(present, body)
     if present.installed_as == "extension":
         raise SchemaError(
             f"schema flux is an extension of version {present.version}; this Flux needs "

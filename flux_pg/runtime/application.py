@@ -384,11 +384,10 @@ async def _register(
             "Check DATABASE_URL and that the server runs; `flux doctor` says more.",
         ) from error
     if batch.error is not None:
-        raise UsageError(
-            f"schema flux cannot be used: {batch.error}",
-            "Run `flux db migrate`, and give the runtime's login the role flux_runtime.",
-            code="schema-missing",
-        )
+        hint = "Run `flux db migrate`, which installs it or brings it up to date."
+        if batch.error.sqlstate == "42501":
+            hint = "As a superuser: grant flux_runtime, flux_reader to the login of DATABASE_URL."
+        raise UsageError(f"schema flux cannot be used: {batch.error}", hint, code="schema-missing")
     key = bytes(batch[0].rows[0][0] or b"")
     patterns = [row[0] for row in batch[1].rows]
     redactor = Redactor([*patterns, *(_like(name) for name in settings.redact)], key)

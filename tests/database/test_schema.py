@@ -226,6 +226,48 @@ def test_a_role_with_too_few_rights_is_told_what_it_needs(empty):
     assert "CREATEROLE" in caught.value.hint
 
 
+@pytest.fixture
+def stranger(database):
+    """A login that is a member of nothing."""
+    name = f"stranger_{database.name}"
+    with connect(database.superuser) as conn:
+        conn.execute(sql.SQL("create role {} login").format(sql.Identifier(name)))
+        yield name
+        conn.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
+
+
+def refused(database: Database, login: str, version: str | None = None) -> SchemaError:
+    """What a login without the right to install is told."""
+    body = sql_files.body()
+    body = replace(body, version=version) if version else body
+    with connect(database.superuser) as conn, pytest.raises(SchemaError) as caught:
+        conn.execute(sql.SQL("set session authorization {}").format(sql.Identifier(login)))
+        install(conn, body=body, logins=[login])
+    return caught.value
+
+
+def test_a_login_that_may_not_use_the_schema_is_told_to_be_granted_its_roles(database, stranger):
+    error = refused(database, stranger)
+    assert "is installed in this database" in error.message and stranger in error.message
+    assert error.hint == f'As a superuser: grant flux_runtime, flux_reader to "{stranger}";'
+    with connect(database.superuser) as conn:
+        conn.execute(sql.SQL("grant flux_reader to {}").format(sql.Identifier(stranger)))
+    error = refused(database, stranger)
+    assert f"its version, {sql_files.body().version}, is the right one" in error.message
+    assert error.hint == f'As a superuser: grant flux_runtime, flux_reader to "{stranger}";'
+
+
+def test_a_login_that_may_not_upgrade_is_told_which_version_is_there_and_which_is_needed(database):
+    mine = sql_files.body().version
+    error = refused(database, "flux_app", "99.0.0")
+    assert f"has version {mine}, older than this Flux (99.0.0)" in error.message
+    assert "FLUX_ADMIN_URL" in error.hint and "flux db migrate" in error.hint
+    error = refused(database, "flux_app", "0.0.1")
+    assert error.code == "schema-newer"
+    assert f"has version {mine}, newer than this Flux (0.0.1)" in error.message
+    assert error.hint == f"Upgrade flux-pg on this machine to {mine}."
+
+
 def test_several_nodes_may_install_at_once(empty):
     results: list[str] = []
 
