@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -76,9 +77,24 @@ def check_schema(patient: Patient) -> Iterator[Finding]:
     text = f"schema flux {found['version']}, installed as {found['installed_as']}"
     if (found["version"], found["tables_checksum"], found["code_checksum"]) == mine:
         yield Finding("schema", "ok", text)
+    elif found["version"] != body.version:
+        yield _other_version(text, found["version"], body.version)
+    elif found["tables_checksum"] != body.tables_checksum:
+        message = f"{text}, comes from another unreleased build, whose tables differ from this one"
+        yield Finding("schema", "failure", message, "`flux db migrate` says how to go on.")
     else:
-        message = f"{text}, is not the one of this Flux ({body.version})"
-        yield Finding("schema", "failure", message, "Run `flux db migrate`.")
+        # Of a released version there is one build only: somebody works on Flux itself.
+        message = f"{text}, comes from another unreleased build, whose functions differ"
+        yield Finding("schema", "warning", message, "Run `flux db migrate`.")
+
+
+def _other_version(text: str, found: str, mine: str) -> Finding:
+    theirs, ours = ([int(n) for n in re.findall(r"\d+", one)] for one in (found, mine))
+    if theirs > ours:
+        message = f"{text}, is newer than this Flux ({mine})"
+        return Finding("schema", "failure", message, f"Upgrade flux-pg on this machine to {found}.")
+    message = f"{text}, is older than this Flux ({mine})"
+    return Finding("schema", "failure", message, "Run `flux db migrate`.")
 
 
 def check_rights(patient: Patient) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import psycopg
 from flux_pg.analysis.text import plural
 from flux_pg.cli.checks import CHECKS, Check, Finding, Patient
 from flux_pg.cli.queue_checks import check_queue
+from flux_pg.cli.schedule_checks import check_schedules
 from flux_pg.cli.scope import Scope, examples, scoped
 from flux_pg.cli.session import open_database, translate
 
@@ -27,9 +28,8 @@ def doctor(scope: Scope) -> None:
     """
     with open_database(scope.settings) as database:
         patient = Patient(scope.settings, scope.project_dir, database)
-        findings = [
-            finding for check in (*CHECKS, check_queue) for finding in _examine(check, patient)
-        ]
+        checks = (*CHECKS, check_queue, check_schedules)
+        findings = [finding for check in checks for finding in _examine(check, patient)]
     broken = [f for f in findings if f.status in ("failure", "unknown")]
     if scope.as_json:
         scope.emit_json(

@@ -180,8 +180,16 @@ def test_each_fault_is_found_with_its_fix(flux: Flux, project: Path, conn: Any) 
     assert "flux db track public.users" in tracking[0]["fix"]
     conn.execute("alter table public.users enable trigger all")
 
-    conn.execute("update flux.schema_version set code_checksum = 'other'")
-    assert findings(flux)["schema"][0]["status"] == "failure"
+    for changed, status, said in (
+        ("code_checksum = 'other'", "warning", "another unreleased build, whose functions differ"),
+        ("tables_checksum = 'other'", "failure", "another unreleased build, whose tables differ"),
+        ("version = '0.0.1'", "failure", "schema flux 0.0.1, installed as plain, is older than"),
+        ("version = '99.0.0'", "failure", "schema flux 99.0.0, installed as plain, is newer than"),
+    ):
+        conn.execute(f"update flux.schema_version set {changed}".encode())
+        (schema,) = findings(flux)["schema"]
+        assert schema["status"] == status and said in schema["message"]
+    assert schema["fix"] == "Upgrade flux-pg on this machine to 99.0.0."
 
 
 def test_a_login_with_too_many_or_too_few_rights_is_found(

@@ -220,3 +220,31 @@ def test_at_the_end_of_the_calendar_there_are_fewer_times() -> None:
         parse_cron("@monthly"), ZoneInfo("UTC"), datetime(9996, 1, 1, tzinfo=UTC), 1000
     )
     assert 0 < len(found) < 60
+
+
+def findings(flux: Flux) -> list[dict[str, str]]:
+    document = json.loads(flux("doctor", "--json").out)
+    return [finding for finding in document["findings"] if finding["check"] == "schedules"]
+
+
+def test_doctor_finds_nothing_wrong_with_schedules_that_wait_or_are_paused(
+    flux: Flux, made: Any
+) -> None:
+    made.execute("update flux.schedules set next_at = now() - interval '30 seconds'")
+    made.execute("update flux.schedules set next_at = now() - interval '1 day' where paused")
+    (found,) = findings(flux)
+    assert found["status"] == "ok"
+    assert found["message"] == "2 schedules, 1 of them paused; none is overdue or broken"
+
+
+def test_doctor_finds_schedules_that_failed_or_that_nobody_fires(flux: Flux, made: Any) -> None:
+    made.execute("update flux.schedules set paused = false, next_at = now() - interval '2 hours'")
+    made.execute("select flux.schedule('broken', '@daily', 'report')")
+    made.execute("update flux.schedules set error = 'no\nsuch function' where name = 'broken'")
+    failed, late = findings(flux)
+    assert (failed["status"], late["status"]) == ("failure", "warning")
+    assert failed["message"].startswith("broken was not fired when it was due: no")
+    assert "flux schedule show broken" in failed["fix"]
+    assert "is due for 2 h" in late["message"] and "1 other" in late["message"]
+    assert "flux serve" in late["fix"]
+    assert flux("doctor").code == 1
