@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psycopg
 import trio
@@ -33,6 +33,8 @@ MAX_DATABASES = 4
 """Sets of migrations whose databases are kept at a time."""
 
 _KEPT_OUTPUT = 4096
+_INCOMPLETE = "ZF006"
+_HAS_MIGRATIONS = "select exists (select from flux.migrations)"
 
 TrialMode = Literal["recorded", "as-of"]
 Key = tuple[tuple[str, str], ...]
@@ -85,6 +87,8 @@ class Trials:
         target = Target(None)
         if self.databases is not None:
             target = await self.databases.fresh(project / "migrations")
+            if target.partial:
+                self._note("partial: of large tables only recorded and changed rows are there")
         self._printed.clear()
         try:
             async with open_child(
@@ -126,7 +130,11 @@ class Trials:
         if self.egress != "not enforced":
             self.egress = child.egress
             if child.egress != "enforced":
-                self.notes.append(f"egress: not enforced ({child.egress_reason})")
+                self._note(f"egress: not enforced ({child.egress_reason})")
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
 
 class Databases:
@@ -224,8 +232,8 @@ async def open_trials(
     usual = read_requirements({worktree.path, worktree.project})
     databases = None
     if mode == "as-of":
-        snapshot = await snapshot_before(live_url, recorded.request_id)
-        follows = await trio.to_thread.run_sync(_has_migrations, live_url)
+        snapshot = await _snapshot(live_url, recorded)
+        follows = await trio.to_thread.run_sync(_ask, live_url, _HAS_MIGRATIONS)
         databases = Databases(
             settings, live_url, recorded.request_id, snapshot, follows=follows
         )  # fmt: skip
@@ -234,6 +242,23 @@ async def open_trials(
     finally:
         if databases is not None:
             await databases.aclose()
+
+
+async def _snapshot(live_url: str, recorded: RecordedRun) -> str:
+    try:
+        return await snapshot_before(live_url, recorded.request_id)
+    except psycopg.Error as error:
+        if error.sqlstate != _INCOMPLETE or recorded.snapshot is not None:
+            raise
+    # It asked the database for nothing, and nothing was stored near it in time: no state is more
+    # its own than that of now.
+    return await trio.to_thread.run_sync(_ask, live_url, "select pg_current_snapshot()::text")
+
+
+def _ask(live_url: str, query: str) -> Any:
+    with psycopg.connect(live_url, autocommit=True) as conn:
+        row = conn.execute(query.encode()).fetchone()
+    return row[0] if row else None
 
 
 def _cannot_run(what: str, error: Exception) -> CannotRun:
@@ -253,9 +278,3 @@ def _cannot_run(what: str, error: Exception) -> CannotRun:
 
 def _line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _has_migrations(live_url: str) -> bool:
-    with psycopg.connect(live_url, autocommit=True) as conn:
-        row = conn.execute("select exists (select from flux.migrations)").fetchone()
-    return bool(row and row[0])
