@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flux_pg.analysis.sql_sources import Catalog, Operand, Source, Table, find_sources, operand_text
+from flux_pg.analysis.sql_results import find_sources
+from flux_pg.analysis.sql_sources import Catalog, Operand, Source, Table, operand_text
 from flux_pg.analysis.text import plural
 
 Row = Mapping[str, Any]
