@@ -1,4 +1,4 @@
-"""A scratch database: the source's state just before a request, on the embedded server.
+"""A scratch database: the source's state just before a request, on an embedded server of its own.
 
 The state just before request R is the live state with every committed mutation undone whose xid is
 not visible in R's recorded snapshot. It is read under one exported snapshot, so traffic goes on
@@ -25,6 +25,7 @@ from flux_pg.config import Settings
 from flux_pg.database.embedded import EmbeddedServer
 from flux_pg.replay.scratch_maker import Maker
 from flux_pg.replay.scratch_rows import Refused
+from flux_pg.replay.scratch_server import own_server
 
 DEFAULT_LIMIT_BYTES = 2 << 30
 """Tables beyond this, together, are not copied whole."""
@@ -130,7 +131,8 @@ async def open_scratch(
     """Make a database with the source's state as a snapshot saw it; drop it at the end.
 
     Args:
-        settings: The project's; its embedded server holds the database, started if need be.
+        settings: The project's; a server under its state directory holds the database, started if
+            need be.
         live_url: The source, as functions connect to it.
         snapshot: A pg_snapshot as text, such as `flux.executions.snapshot`.
         request_ids: The requests that will run: sequences give what they gave the first, and of
@@ -148,9 +150,10 @@ async def open_scratch(
     Cancellation: what was begun is interrupted and dropped.
     """
     maker = Maker(
-        server or EmbeddedServer(settings.state_dir),
+        server or own_server(settings.state_dir),
         live_url,
         reader_url or settings.admin_url,
+        project_data_dir=settings.state_dir / "postgres" / "data",
         owns_server=server is None,
         request_ids=tuple(request_ids),
         migrations=migrations,

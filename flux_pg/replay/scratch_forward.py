@@ -161,21 +161,23 @@ class Forward:
     ) -> None:
         names = dict(zip(columns.ids, columns.names, strict=True))
         types = dict(zip(columns.ids, columns.types, strict=True))
-        with self._into.cursor() as cursor:
-            for key, images in changed.items():
-                numbers = [n for n in images if names.get(n) in writable]
-                if not numbers:
-                    continue
-                assignments = sql.SQL(", ").join(
-                    sql.SQL("{} = %s::{}").format(sql.Identifier(names[n]), sql.SQL(types[n]))
-                    for n in numbers
-                )
-                cursor.execute(
-                    sql.SQL("update {} set {} where {}").format(
-                        _name(table), assignments, _key_condition(columns)
-                    ),
-                    [*(images[n] for n in numbers), *_key_values(columns, key)],
-                )
+        alike: dict[tuple[int, ...], list[list[str | None]]] = {}
+        for key, images in changed.items():
+            numbers = tuple(n for n in images if names.get(n) in writable)
+            values = [*(images[n] for n in numbers), *_key_values(columns, key)]
+            alike.setdefault(numbers, []).append(values)
+        for numbers, rows in alike.items():
+            if not numbers:
+                continue
+            assignments = sql.SQL(", ").join(
+                sql.SQL("{} = %s::{}").format(sql.Identifier(names[n]), sql.SQL(types[n]))
+                for n in numbers
+            )
+            statement = sql.SQL("update {} set {} where {}").format(
+                _name(table), assignments, _key_condition(columns)
+            )
+            with self._into.cursor() as cursor:
+                cursor.executemany(statement, rows)
 
 
 @contextmanager

@@ -15,17 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from flux_pg.database import migrations, roles
-from flux_pg.database.cluster import SUPERUSER
+from flux_pg.database.cluster import SUPERUSER, running_socket_dir
 from flux_pg.database.embedded import EmbeddedServer
 from flux_pg.replay import scratch_schema as definitions
 from flux_pg.replay.scratch_forward import Forward
 from flux_pg.replay.scratch_rows import Loader, Refused
 from flux_pg.replay.scratch_schema import ScratchError
 from flux_pg.replay.scratch_sequences import set_sequences
-from flux_pg.replay.scratch_server import LOADER, ScratchServer, switch_event_triggers
+from flux_pg.replay.scratch_server import (
+    LOADER,
+    ScratchServer,
+    start_or_renew,
+    switch_event_triggers,
+)
 from flux_pg.replay.scratch_source import PINNED, begin_reading, read_source
 from flux_pg.replay.scratch_values import recorded_values
 
@@ -45,6 +50,7 @@ class Maker:
         live_url: str,
         reader_url: str | None,
         *,
+        project_data_dir: Path | None,
         owns_server: bool,
         request_ids: tuple[str, ...],
         migrations: Path | None,
@@ -58,6 +64,7 @@ class Maker:
         self._server = server
         self._live_url = live_url
         self._reader_url = reader_url
+        self._project_data_dir = project_data_dir
         self._owns_server = owns_server
         self._request_ids = request_ids
         self._migrations = migrations
@@ -96,7 +103,7 @@ class Maker:
         """Make the base and the first copy."""
         self.snapshot = snapshot
         if self._owns_server:
-            self._server.start_sync()
+            start_or_renew(self._server)
         self._scratch.open()
         self._took("server")
         with self._connection(self._choose_reader()) as live:
@@ -117,6 +124,10 @@ class Maker:
     def copy_base(self) -> None:
         """Drop the copy, with whoever is connected to it, and make a new one of the same name."""
         self._scratch.create(self._copy, self._base, self._owner)
+        # What is set for a database is not copied with it.
+        with self._connection(self._scratch.dsn(LOADER, self._copy)) as conn:
+            problems = definitions.apply_settings(conn, self._copy, self._source)
+        self.notes += [one for one in problems if one not in self.notes]
 
     def roll_forward(self, snapshot: str, request_ids: tuple[str, ...]) -> None:
         """Bring the base to a later snapshot, and make a new copy."""
@@ -230,10 +241,10 @@ class Maker:
                     "select flux.track(to_regclass(%s)) where to_regclass(%s) is not null",
                     (table.quoted, table.quoted),
                 )
+        # Plans as at the source, as far as that is possible; nothing else will do it.
+        admin.execute("analyze")
         loader.close_refused()
         switch_event_triggers(admin, on=True)
-        with self._connection(self._scratch.dsn(LOADER, self._base)) as owner:
-            self.notes += definitions.apply_settings(owner, self._base, self._source)
         self._took("tracking")
 
     def _needs_own_definitions(self, live: Connection) -> bool:
@@ -250,9 +261,10 @@ class Maker:
     def _choose_reader(self) -> str:
         if self._reader_url is not None:
             return self._reader_url
-        parts = conninfo_to_dict(self._live_url)
-        if parts.get("host") == str(self._server.socket_dir):
-            return self._server.dsn(SUPERUSER, str(parts.get("dbname") or "flux"))
+        home = self._project_data_dir
+        host = conninfo_to_dict(self._live_url).get("host")
+        if home is not None and host is not None and running_socket_dir(home) == Path(str(host)):
+            return make_conninfo(self._live_url, user=SUPERUSER)
         return self._live_url
 
     def _login(self) -> str:

@@ -129,8 +129,8 @@ class Loader:
 
     def _changed(self, table: SourceTable) -> bool:
         row = self._live.execute(
-            "select exists (select from flux.undo_rows(%s, %s))",
-            (table.table_id, self._snapshot),
+            "select exists (select from flux.mutations_between(%s, %s, pg_current_snapshot()))",
+            (table.quoted, self._snapshot),
         ).fetchone()
         return bool(row and row[0])
 

@@ -1,4 +1,7 @@
-"""Databases of the embedded server that a replay may spoil: made, copied, dropped, and swept up.
+"""A server whose databases a replay may spoil: they are made, copied, dropped, and swept up.
+
+It is another one than the project's: its disk is never synced, which makes a copy in a tenth of the
+time, no role or log of the project's own server is touched, and no way leads from one to the other.
 
 Laws:
 - A scratch database is in use while its maker holds the advisory lock of its name; one that nobody
@@ -10,16 +13,18 @@ Laws:
 from __future__ import annotations
 
 import os
+import shutil
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from flux_pg.database import roles, schema, sql_files
-from flux_pg.database.cluster import SUPERUSER
+from flux_pg.database.cluster import SUPERUSER, EmbeddedError
 from flux_pg.database.embedded import EmbeddedServer
 
 LOADER = "flux_scratch"
@@ -31,6 +36,37 @@ _MAINTENANCE = "postgres"
 # "flux", as bytes; the second number is made of the name.
 _LOCK_CLASS = 0x666C7578
 _MAPS_EVERY_ROLE = 16
+
+
+# Nothing here needs to outlive a crash; after one the whole server is made anew.
+SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "autovacuum": "off",
+}
+
+
+def own_server(state_dir: Path) -> EmbeddedServer:
+    """The project's server for scratch databases; not started."""
+    return EmbeddedServer(state_dir / "scratch", settings=SETTINGS)
+
+
+def start_or_renew(server: EmbeddedServer) -> None:
+    """Start the server; if it cannot be (a crash, another version), make it anew. Blocks.
+
+    Raises:
+        EmbeddedError: It cannot be made either.
+    """
+    try:
+        server.start_sync()
+    except EmbeddedError:
+        if server.is_running():
+            raise
+        shutil.rmtree(server.home, ignore_errors=True)
+        server.start_sync()
 
 
 @dataclass
@@ -89,10 +125,6 @@ class ScratchServer:
             sql.SQL("create database {} template {} owner {}").format(
                 sql.Identifier(name), sql.Identifier(template), sql.Identifier(owner)
             )
-        )
-        # Nothing here needs to outlive a crash.
-        self._execute(
-            sql.SQL("alter database {} set synchronous_commit = off").format(sql.Identifier(name))
         )
 
     def drop(self, name: str) -> None:
