@@ -201,7 +201,9 @@ class Database:
 
         Inside the function's transaction it is a savepoint; with `transaction=False` it is a
         transaction. A savepoint belongs to the task that opened it and to those started inside it:
-        what other tasks ask of the transaction waits until it has ended.
+        what other tasks ask of the transaction waits until it has ended. So code inside must not
+        wait for a task outside that uses the database: both would wait until the function's time
+        is over.
 
         `async with` in async functions, `with` in plain ones.
         """

@@ -188,7 +188,9 @@ class Dispatcher:
         self._run.end_span(span, error=record)
 
     async def _begin(self) -> Block:
-        return await self._database.begin_block()
+        block = await self._database.begin_block()
+        block.note_place(self._run.caller_location())
+        return block
 
     async def _end(self, block: Block, commit: bool) -> None:
         with suspended():

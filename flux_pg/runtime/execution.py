@@ -27,6 +27,7 @@ from ..records import (
     FunctionSpec,
     Invocation,
     JobAttempt,
+    Location,
     Reply,
     SpanRecord,
 )
@@ -301,7 +302,8 @@ class Executor:
             await dispatcher.close()
         if scope.cancelled_caught or (error is not None and scope.cancel_called):
             limit_s = spec.timeout_s or self._settings.request_timeout_s
-            late = TimedOut(f"the function ran longer than its limit of {limit_s:g} s")
+            told = [f"the function ran longer than its limit of {limit_s:g} s", database.stalled]
+            late = TimedOut("; ".join(filter(None, told)))
             late.__cause__ = error or interrupted
             return Finished(error=late, outcome="timeout")
         if error is not None:
@@ -446,7 +448,7 @@ class Executor:
             deadline = min(deadline, trio.current_time() + spec.timeout_s)
         tokens = (current_run.set(child), current_log.set(child.boundaries))
         try:
-            return await self._run_child(child, database, deadline)
+            return await self._run_child(child, database, deadline, span.location)
         finally:
             parent.outside_calls += child.outside_calls
             child.closed = True
@@ -478,7 +480,9 @@ class Executor:
             principal=parent.invocation.principal,
         )
 
-    async def _run_child(self, child: Run, database: RunDatabase, deadline: float) -> Any:
+    async def _run_child(
+        self, child: Run, database: RunDatabase, deadline: float, called_at: Location | None
+    ) -> Any:
         shared = database.shares_with_calls
         if not shared:
             database = self._open_database(child, deadline)
@@ -486,6 +490,7 @@ class Executor:
         span = self._begin_function_span(child)
         child.transaction_open = database.is_open
         block = await database.begin_block()
+        block.note_place(called_at)
         token = current_block.set(block)
         rendered: Rendered | None = None
         try:
@@ -593,8 +598,6 @@ def _check_call(parent: Run, database: RunDatabase, spec: FunctionSpec) -> None:
 
 def run_location(spec: FunctionSpec) -> Any:
     """Where the function is declared."""
-    from ..records import Location
-
     return Location(spec.file, spec.line, spec.name) if spec.file else None
 
 

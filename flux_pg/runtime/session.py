@@ -26,7 +26,7 @@ from ..database.pool import Pool
 from ..errors import FluxError
 from ..queue.settlement import settle
 from ..queue.statements import LEASE_LOST
-from ..records import ErrorRecord, ExecutionOutcome, FunctionSpec, SpanRecord
+from ..records import ErrorRecord, ExecutionOutcome, FunctionSpec, Location, SpanRecord
 from .recording import Ending, Recorder
 from .run import Run
 from .statements import inspect_statement
@@ -108,6 +108,11 @@ class Block:
         self.called: list[_Called] = []
         self.is_open = True
 
+    def note_place(self, place: Location | None) -> None:
+        """Keep the line that opened it, for whoever waits for it in vain."""
+        if self.savepoint is not None:
+            self.savepoint.opened_at = place
+
 
 current_block: ContextVar[Block | None] = ContextVar("flux_block", default=None)
 """The innermost block that the code of this task runs in."""
@@ -142,8 +147,28 @@ class RunDatabase:
         self._ended: list[_Called] = []
         self._on_pushed = on_pushed
         self._pushed_in_s: float | None = None  # when the first job not yet committed is due
+        self._stalled: Savepoint | None = None
         self.snapshot = ""
         self.committed = False
+
+    @property
+    def stalled(self) -> str:
+        """What a task was waiting for in vain when it was cancelled, for a person; mostly empty.
+
+        Only said, not acted upon: whether the block would ever have ended is not to be known, as
+        what its task waits for may come from anywhere.
+        """
+        found = (transaction.stalled for transaction in self._open)
+        block = self._stalled or next(filter(None, found), None)
+        if block is None:
+            return ""
+        at = block.opened_at
+        where = f" ({at.file}:{at.line})" if at is not None else ""
+        return (
+            "a task was waiting for the end of another task's ctx.db.transaction() block or "
+            f"ctx.call{where}: code inside one must not wait for tasks outside that use the "
+            "database"
+        )
 
     @property
     def is_single(self) -> bool:
@@ -308,6 +333,7 @@ class RunDatabase:
         self, transaction: Transaction, called: list[_Called], in_doubt: bool = False
     ) -> None:
         """Roll a transaction back, with what was called in it."""
+        self._stalled = self._stalled or transaction.stalled
         attempted, missing = await transaction.abandon()
         self._attempted += attempted
         if missing and in_doubt:

@@ -36,6 +36,7 @@ from ..database.pipeline import (
     run_batch,
 )
 from ..database.pool import Pool
+from ..records import Location
 from .run import signed
 from .statements import Statement as StatementText
 from .statements import learn_writers, names_in
@@ -106,10 +107,13 @@ class CommitFailed(Exception):
 class Savepoint:
     """A block the user opened; its savepoint is set with the first statement inside it."""
 
-    __slots__ = ("cut", "name", "parent", "position", "read_before", "unsaved_before", "wrote")
+    __slots__ = (
+        "cut", "name", "opened_at", "parent", "position", "read_before", "unsaved_before", "wrote",
+    )  # fmt: skip
 
     def __init__(self, parent: Savepoint | None) -> None:
         self.parent = parent
+        self.opened_at: Location | None = None
         self.cut = False  # rolled back with a block around it, before it was ended itself
         self.position: int | None = None
         self.name = 0
@@ -128,6 +132,7 @@ class Transaction:
         lost: The session is gone; what it did cannot be read back any more.
         attempted: Row changes of blocks that were rolled back while the rest goes on.
         missing: Why some that were rolled back are not among them; empty if they all are.
+        stalled: The block whose end a task was waiting for when it was cancelled.
     """
 
     def __init__(
@@ -165,6 +170,7 @@ class Transaction:
         self.lost = False
         self.attempted: list[Attempted] = []
         self.missing = ""
+        self.stalled: Savepoint | None = None
 
     @property
     def is_open(self) -> bool:
@@ -260,7 +266,12 @@ class Transaction:
 
     async def _wait_for_turn(self, block: Savepoint | None) -> None:
         while not self._has_turn(block):
-            await self._turn.park()
+            holder = self._blocks[-1]
+            try:
+                await self._turn.park()
+            except trio.Cancelled:
+                self.stalled = self.stalled or holder
+                raise
 
     def _has_turn(self, block: Savepoint | None) -> bool:
         while block is not None and block not in self._blocks:

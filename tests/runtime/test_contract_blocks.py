@@ -12,6 +12,39 @@ from tests.conftest import Database
 from .application import Harness, open_project
 
 FUNCTIONS = """
+@define_function(timeout=0.5)
+async def waits_for_a_sibling(ctx: Context, other: str):
+    first_in, second_done = trio.Event(), trio.Event()
+
+    async def first():
+        # the block that holds up
+        async with ctx.db.transaction():
+            await ctx.db.execute("insert into users (email) values ('first')")
+            first_in.set()
+            await second_done.wait()
+
+    async def second():
+        await first_in.wait()
+        if other == "block":
+            async with ctx.db.transaction():
+                pass
+        elif other == "call":
+            await ctx.call("only_slow", {})
+        else:
+            await ctx.db.query("select 1")
+        second_done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first)
+        nursery.start_soon(second)
+
+
+@define_function(timeout=0.5)
+async def only_slow(ctx: Context):
+    async with ctx.db.transaction():
+        await trio.sleep(60)
+
+
 async def at_once(ctx, first_fails):
     first_in, second_asked = trio.Event(), trio.Event()
 
@@ -273,3 +306,24 @@ async def test_a_write_hidden_in_a_view_is_noted_with_its_transaction(flux: Harn
     await flux.call("writes_through_a_view")
     assert emails(flux) == ["view"]
     assert {m["xid"] for m in flux.mutations()} == set(flux.execution()["xids"])
+
+
+@pytest.mark.parametrize("other", ["block", "statement", "call"])
+async def test_tasks_that_wait_for_each_other_are_told_so_when_their_time_is_over(
+    flux: Harness, other: str, tmp_path: Path
+) -> None:
+    reply = await flux.call("waits_for_a_sibling", other=other)
+    assert reply.status_code == 504
+    error = flux.execution()["error"]
+    assert error["type"] == "TimedOut"
+    said = "a task was waiting for the end of another task's ctx.db.transaction() block"
+    assert said in error["message"]
+    lines = (tmp_path / "functions" / "main.py").read_text().splitlines()
+    line = next(n for n, text in enumerate(lines, 1) if "the block that holds up" in text)
+    assert f"(functions/main.py:{line + 1})" in error["message"]
+    assert flux.execution()["complete"] and emails(flux) == []
+
+
+async def test_function_that_is_only_slow_is_told_nothing_of_tasks(flux: Harness) -> None:
+    await flux.call("only_slow")
+    assert flux.execution()["error"]["message"].endswith("its limit of 0.5 s")
