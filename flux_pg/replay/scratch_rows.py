@@ -102,6 +102,8 @@ class Loader:
         except psycopg.Error as error:
             if error.sqlstate is None or error.sqlstate[:2] in ("08", "57"):
                 raise
+            if error.sqlstate == "42883" and "flux." in str(error):
+                raise  # an older schema flux at the source: no fault of the table's
             self.refuse(table, error.diag.message_primary or str(error))
 
     def refuse(self, table: SourceTable, reason: str) -> None:
