@@ -208,6 +208,31 @@ async def test_a_page_for_people_ends_with_what_to_do_next(shops: Any) -> None:
     assert "flux trace diff" in err
 
 
+async def test_two_at_once_and_the_diff_that_is_named_next(shops: Any) -> None:
+    shop = shops(6, lambda number: code(BAD if number >= 4 else GOOD))
+    await shop.call(shop.history.commits[0], "charge", email="b@x")
+    request = await shop.call(shop.history.commits[-1], "charge", email="a@x")
+    before = photograph_without_state(shop.folder)
+    documents = []
+    for process in [shop.start(request, "--json"), shop.start(request, "--json")]:
+        out, err = process.communicate(timeout=110)
+        assert process.returncode == 0, err
+        documents.append(json.loads(out))
+    assert photograph_without_state(shop.folder) == before
+    assert [one["first_bad"]["subject"] for one in documents] == ["Change 4"] * 2
+    (command,) = [one for one in documents[0]["next"] if one.startswith("flux trace diff")]
+    told = subprocess.run(
+        [sys.executable, "-m", "flux_pg", *command.split()[1:], "--json"],
+        cwd=shop.folder,
+        env={**os.environ, "DATABASE_URL": shop.database.app},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 1, told.stderr
+    assert json.loads(told.stdout)["verdict"] == "REGRESSED"
+
+
 async def test_each_commit_gets_the_schema_of_its_migrations(shops: Any) -> None:
     """The fault came long before a migration that drops the column it needs."""
     rename = "alter table users rename column plan to tier;\n"
