@@ -56,10 +56,16 @@ def add_lineage(
     values = weigh(found.rows, failure_of(document, spans), before.rows, _MANY_ROWS)
     writers = _writers(database, document["request_id"], values)
     own = {document["request_id"], *(call["request_id"] for call in document["called"])}
-    told = [one for value in values if (one := _told(value, writers))]
+    told = [
+        (value.weight, one)
+        for value in values
+        if (one := _told(value, writers)) and one["written_by"]["request_id"] not in own
+    ]
+    # Of two values that explain as much, the one written last is the news.
+    told.sort(key=lambda pair: (pair[0], pair[1]["written_by"]["at"]), reverse=True)
     document["lineage"] = {
         "rows_read": len({read.row for read in found.rows}),
-        "values": [v for v in told if v["written_by"]["request_id"] not in own][:_MANY_VALUES],
+        "values": [one for _, one in told[:_MANY_VALUES]],
         "left_out": found.left_out,
     }
 
