@@ -145,7 +145,7 @@ async def _replay(
         for note in target.notes:
             scope.note(note)
         result = await child.replay(run)
-        target.explain(result)
+        target.explain(result, run)
     changes = _row_changes(opened.database, request_id) if mode != "recorded" else None
     verdict = judge(run, result, changes)
     return _document(mode, target.partial, run, result, verdict), _exit_code(verdict, result)

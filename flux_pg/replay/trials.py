@@ -106,7 +106,7 @@ class Trials:
                 result = await child.replay(self.recorded)
         except (FluxError, CannotRun, ExceptionGroup) as error:
             raise _cannot_run(f"does not start{self._last_line()}", error) from error
-        target.explain(result)
+        target.explain(result, self.recorded)
         return result
 
     def _print(self, data: bytes) -> None:
@@ -169,7 +169,10 @@ class Databases:
             cannot = _cannot_run("no database for its migrations", error)
             self._broken[key] = str(cannot)
             raise cannot from error
-        return Target(scratch.database_url, scratch.partial, scratch.refused)
+        return Target(
+            scratch.database_url, scratch.partial, scratch.refused,
+            partial_tables=scratch.partial_tables,
+        )  # fmt: skip
 
     async def _scratch(self, key: Key, migrations: Path | None) -> Scratch:
         if key in self._open:
