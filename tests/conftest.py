@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,11 @@ from psycopg import sql
 from flux_pg.database import roles, schema
 from flux_pg.database.binaries import Binaries, PostgresNotFound, find
 from flux_pg.database.embedded import SUPERUSER, EmbeddedServer
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and so would every child
+# that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEMPLATE = "flux_template"
 SYSTEM_15 = Path("/usr/lib/postgresql/15/bin")

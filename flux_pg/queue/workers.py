@@ -96,6 +96,7 @@ class JobWorkers:
         self._all_ended = trio.Event()
         self._beat = trio.Event()
         self._everything = trio.CancelScope()
+        self._cancelled: set[UUID] = set()  # heard of, but not (yet) among what is held
         self._listener = Listener(
             listen_url, wakeup.heard, self._cancel_asked, on_schedules, _chance
         )
@@ -168,6 +169,9 @@ class JobWorkers:
     async def _fetch_once(self, room: int) -> None:
         claimed = await self._control.claim(room)
         self._hand_out(claimed)
+        if any(one.job.job_id in self._cancelled for one in claimed):
+            self._beat.set()  # the word came before the answer to the claim
+        self._cancelled.clear()
         if len(claimed) >= room:
             return
         if self._polling and any(map(_was_missed, claimed)):
@@ -278,11 +282,13 @@ class JobWorkers:
 
     def _cancel_asked(self, job_id: str) -> None:
         try:
-            claimed = self._held.by_job(UUID(job_id))
+            job = UUID(job_id)
         except ValueError:
             return
-        if claimed is not None:
+        if self._held.by_job(job) is not None:
             self._beat.set()
+        else:
+            self._cancelled.add(job)
 
 
 def _was_missed(claimed: Claimed) -> bool:

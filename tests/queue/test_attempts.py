@@ -112,7 +112,7 @@ async def test_a_job_over_its_time_limit_is_tried_again_and_dies(
 async def test_a_running_job_can_be_cancelled(tmp_path: Path, database: Database) -> None:
     async with run_jobs(tmp_path, database, FUNCTIONS) as jobs:
         job_id = jobs.enqueue("endless")
-        await until(lambda: jobs.job(job_id)["state"] == "running")
+        await until(lambda: jobs.workers._held.running)
         with psycopg.connect(jobs.database.admin) as conn:
             conn.execute("select flux.cancel_job(%s)", [job_id])
         assert (await jobs.ended(job_id))["state"] == "cancelled"
@@ -126,7 +126,7 @@ async def test_a_cancellation_is_seen_without_listen(tmp_path: Path, database18:
     settings = {"listen_url": "host=/nonexistent", "lease_s": 0.6, "queue_poll_s": 0.2}
     async with run_jobs(tmp_path, database18, FUNCTIONS, **settings) as jobs:
         job_id = jobs.enqueue("endless")
-        await until(lambda: jobs.job(job_id)["state"] == "running")
+        await until(lambda: jobs.workers._held.running)
         with psycopg.connect(jobs.database.admin) as conn:
             conn.execute("select flux.cancel_job(%s)", [job_id])
         assert (await jobs.ended(job_id))["state"] == "cancelled"
@@ -202,7 +202,7 @@ async def test_what_runs_at_the_end_is_finished_and_what_waits_goes_back(
 ) -> None:
     async with run_jobs(tmp_path, database18, FUNCTIONS, job_concurrency=1) as jobs:
         running = jobs.enqueue("strict")
-        await until(lambda: jobs.job(running)["state"] == "running")
+        await until(lambda: jobs.workers._held.running)
         waiting = jobs.enqueue("nothing")
         jobs.workers._hand_out(await jobs.workers._control.claim(1))
         assert jobs.job(waiting)["state"] == "running"  # for all that others know
@@ -217,7 +217,7 @@ async def test_what_outlasts_the_drain_is_recorded_and_not_counted(
 ) -> None:
     async with run_jobs(tmp_path, database18, FUNCTIONS) as jobs:
         job_id = jobs.enqueue("endless", max_attempts=1)
-        await until(lambda: jobs.job(job_id)["state"] == "running")
+        await until(lambda: jobs.workers._held.running)
         with trio.fail_after(5):
             await jobs.workers.drain(0.1)
         job = jobs.job(job_id)
