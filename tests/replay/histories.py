@@ -129,7 +129,20 @@ class _Marks:
 
 
 def photograph(folder: Path) -> dict[str, str]:
-    """Every file of a checkout and its .git, by the hash of its bytes; objects by name only."""
+    """Every file of a checkout and its .git, by the hash of its bytes; objects by name only.
+
+    Another process may be removing files meanwhile: what is gone when it is looked at is not
+    there, and a folder that goes while it is listed means to begin again.
+    """
+    while True:
+        try:
+            return _photograph(folder)
+        except FileNotFoundError:
+            if not folder.exists():
+                raise
+
+
+def _photograph(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
