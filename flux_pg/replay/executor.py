@@ -7,11 +7,9 @@ replay cannot behave differently from a request for a reason of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import perf_counter_ns, time_ns
 from typing import Any, cast
 
 import msgspec
-from uuid_utils.compat import uuid7
 
 from flux_pg.database.pipeline import FixedStatement
 from flux_pg.records import FunctionSpec, Invocation, SpanRecord
@@ -20,9 +18,9 @@ from flux_pg.replay.recorded import RecordedDatabase, ReplayDatabase, record_of
 from flux_pg.runtime.boundaries.log import BoundaryLog
 from flux_pg.runtime.execution import Executor
 from flux_pg.runtime.recording import Ending, Recorder
-from flux_pg.runtime.run import Run, make_span_id
+from flux_pg.runtime.run import Run
 from flux_pg.runtime.session import RunDatabase
-from flux_pg.runtime.values import plain, to_json
+from flux_pg.runtime.values import to_json
 
 Finished = tuple[Run, Ending]
 
@@ -87,23 +85,11 @@ class ReplayExecutor(Executor):
         input: dict[str, Any],
         span: SpanRecord,
     ) -> Invocation:
-        record = record_of(parent).called(spec.name, span)
+        invocation = super()._make_child(parent, spec, arguments, input, span)
         # Of the caller's kind: nothing that lists requests may take it for one.
-        return Invocation(
-            request_id=uuid7(),
-            trace_id=parent.invocation.trace_id,
-            root_span_id=make_span_id(),
-            parent_span_id=span.span_id,
-            parent_request_id=parent.invocation.request_id,
-            kind=parent.invocation.kind,
-            function=spec,
-            arguments=arguments,
-            input=plain(input),
-            started_perf_ns=perf_counter_ns(),
-            started_at_ns=time_ns(),
-            principal=parent.invocation.principal,
-            replay=make_replaying(record, spec),
-        )
+        invocation.kind = parent.invocation.kind
+        invocation.replay = make_replaying(record_of(parent).called(spec.name, span), spec)
+        return invocation
 
 
 def describe_run(run: Run, ending: Ending) -> dict[str, Any]:
