@@ -27,7 +27,7 @@ declare
         'changed_ids', 'column_names', 'blame_from_log', 'read_live_images', 'live_row_query',
         'find_snapshot', 'undo_plan', 'undo_rows', 'undo_keyless', 'pick_images', 'shape_before',
         'state_before', 'shorten_key', 'digest_key', 'name_row', 'snapshot_before',
-        'values_drawn_since', 'undo_condition', 'rows_before', 'untouched_query',
+        'values_drawn_since', 'undo_condition', 'undone_query', 'rows_before', 'untouched_query',
         'mutations_between',
         'diff', 'variable_pattern', 'variable_parts', 'without_parts', 'is_same_moment', 'leaves',
         'pair_up', 'has_failed', 'made_values', 'placed_spans', 'request_facts'

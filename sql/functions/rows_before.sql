@@ -18,26 +18,10 @@ declare
 begin
     select p.table_id, p.relation, p.shape, p.live_ids, p.live_query into v_plan
     from flux.undo_plan(p_table, p_snapshot) as p;
-    return query execute format(
-        $q$
-            with live (key, images) as materialized (%1$s where %6$s),
-            undone as materialized (
-                select u.head_key, u.existed, u.tail_key, u.ids, u.images
-                from flux.undo_rows(%2$s, %5$L) as u
-            )
-            select l.key, flux.pick_images(%3$L::smallint[], %4$L::smallint[], l.images, null, null)
-            from live as l
-            where %7$L::text[] is not null
-                and l.key not in (select u.tail_key from undone as u where u.tail_key is not null)
-            union all
-            select u.head_key,
-                flux.pick_images(%3$L::smallint[], u.ids, u.images, %4$L::smallint[], l.images)
-            from undone as u
-            left join live as l on l.key = u.tail_key
-            where u.existed
-        $q$,
-        v_plan.live_query, v_plan.table_id, (v_plan.shape).column_ids, v_plan.live_ids, p_snapshot,
-        flux.undo_condition(p_table, p_snapshot, p_values), p_values
+    return query execute flux.undone_query(
+        v_plan.table_id, p_snapshot, (v_plan.shape).column_ids, v_plan.live_ids,
+        v_plan.live_query || ' where ' || flux.undo_condition(p_table, p_snapshot, p_values),
+        p_values is not null
     );
 end
 $$;

@@ -29,24 +29,9 @@ begin
         );
         return;
     end if;
-    return query execute format(
-        $q$
-            with live (key, images) as (%1$s),
-            undone as materialized (
-                select u.head_key, u.existed, u.tail_key, u.ids, u.images
-                from flux.undo_rows(%2$s, %5$L) as u
-            )
-            select l.key, flux.pick_images(%3$L::smallint[], %4$L::smallint[], l.images, null, null)
-            from live as l
-            where l.key not in (select u.tail_key from undone as u where u.tail_key is not null)
-            union all
-            select u.head_key,
-                flux.pick_images(%3$L::smallint[], u.ids, u.images, %4$L::smallint[], l.images)
-            from undone as u
-            left join live as l on l.key = u.tail_key
-            where u.existed
-        $q$,
-        v_plan.live_query, v_plan.table_id, (v_plan.shape).column_ids, v_plan.live_ids, p_snapshot
+    return query execute flux.undone_query(
+        v_plan.table_id, p_snapshot, (v_plan.shape).column_ids, v_plan.live_ids,
+        v_plan.live_query, true
     );
 end
 $$;
