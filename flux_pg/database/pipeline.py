@@ -100,6 +100,11 @@ class FixedStatement(NamedTuple):
     values: list[bytes | None] | None = None
 
 
+BEGIN = FixedQuery("begin").bind()
+COMMIT = FixedQuery("commit").bind()
+ROLLBACK = FixedQuery("rollback").bind()
+
+
 def _as_text(value: str) -> bytes:
     if "\0" in value:
         raise errors.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")

@@ -21,7 +21,16 @@ import psycopg
 import trio
 
 from ..database.connection import Connection
-from ..database.pipeline import FixedQuery, Result, Sendable, Statement, run_batch
+from ..database.pipeline import (
+    BEGIN,
+    COMMIT,
+    ROLLBACK,
+    FixedQuery,
+    Result,
+    Sendable,
+    Statement,
+    run_batch,
+)
 from ..database.pool import Pool
 from ..errors import FluxError
 from ..queue.settlement import settle
@@ -39,9 +48,6 @@ CLOSED = "ZF004"
 """SQLSTATE: the record is closed already."""
 
 
-_BEGIN = FixedQuery("begin").bind()
-_COMMIT = FixedQuery("commit").bind()
-_ROLLBACK = FixedQuery("rollback").bind()
 _STANDING = FixedQuery("select flux.recorded_outcome($1)", 1)
 _AGAIN = frozenset({"40001", "40P01"})
 _OF_THE_RECORD = frozenset({"21", "22", "23", "54", "ZF"})
@@ -537,12 +543,12 @@ class RunDatabase:
         if not statements:
             return ending.outcome
         if len(statements) > 1:
-            statements = [_BEGIN, *statements, _COMMIT]
+            statements = [BEGIN, *statements, COMMIT]
         error = (await run_batch(conn, statements, finish=True)).error
         if error is None:
             return ending.outcome
         if len(statements) > 1:
-            await run_batch(conn, [_ROLLBACK], finish=True)
+            await run_batch(conn, [ROLLBACK], finish=True)
         if error.sqlstate in _AGAIN:
             return None
         if error.sqlstate == LEASE_LOST:

@@ -27,6 +27,9 @@ from psycopg import pq
 
 from ..database.connection import Connection
 from ..database.pipeline import (
+    BEGIN,
+    COMMIT,
+    ROLLBACK,
     Batch,
     FixedQuery,
     FixedStatement,
@@ -70,10 +73,8 @@ _FIND_WRITERS = FixedQuery("select flux.find_writers(string_to_array($1, chr(10)
 _HIDDEN = "row changes not captured: a SELECT may have made some through "
 _STRUCK = "row changes not captured: stopped while a savepoint was being set after them"
 _SETTLE = FixedQuery("set constraints all immediate").bind()
-_COMMIT = FixedQuery("commit").bind()
-_ROLLBACK = FixedQuery("rollback").bind()
 _BEGIN = {
-    "read committed": FixedQuery("begin").bind(),
+    "read committed": BEGIN,
     "repeatable read": FixedQuery("begin isolation level repeatable read").bind(),
     "serializable": FixedQuery("begin isolation level serializable").bind(),
 }
@@ -327,7 +328,9 @@ class Transaction:
         self._unsaved = False
         self._read = []
         name = self._last_name
-        return _SAVEPOINTS[name] if name < 64 else FixedQuery(f"savepoint flux_{name}").bind()
+        if name < len(_SAVEPOINTS):
+            return _SAVEPOINTS[name]
+        return FixedQuery(f"savepoint flux_{name}").bind()
 
     def _block_savepoints(self) -> list[Sendable]:
         statements: list[Sendable] = []
@@ -531,7 +534,7 @@ class Transaction:
         settle_at = len(head) - 1
         collects = self._late_collects()
         try:
-            batch = await run_batch(self._conn, [*head, *collects, *tail, _COMMIT], finish=True)
+            batch = await run_batch(self._conn, [*head, *collects, *tail, COMMIT], finish=True)
         except psycopg.Error as error:
             self._note_state()
             in_doubt = self.lost or self._conn.in_doubt
@@ -575,7 +578,7 @@ class Transaction:
                     missing = await self._collect_all()
                 elif self.lost and self.wrote:
                     missing = "row changes not captured: the database session was lost"
-                ends = [] if conn.pgconn.transaction_status == _IDLE else [_ROLLBACK]
+                ends = [] if conn.pgconn.transaction_status == _IDLE else [ROLLBACK]
                 if not conn.closed and (ends or hidden):
                     batch = (await run_batch(conn, [*ends, *hidden], finish=True)).check()
                     missing = missing or (_learn_writers(batch[-1]) if hidden else "")
