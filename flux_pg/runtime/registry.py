@@ -147,6 +147,14 @@ def define_function(
     return declare(handler) if handler is not None else declare
 
 
+def _fault(name: str, function: Callable[..., Any], message: str, hint: str) -> LoadError:
+    """What is wrong with a declaration, at its place."""
+    code = function.__code__
+    return LoadError(
+        f"function {name}: {message}", hint, path=code.co_filename, line=code.co_firstlineno
+    )
+
+
 def _check(
     name: str,
     method: str,
@@ -157,58 +165,61 @@ def _check(
     retries: int,
     function: Callable[..., Any],
 ) -> None:
-    code = function.__code__
-    where = {"path": code.co_filename, "line": code.co_firstlineno}
     if method.upper() not in _METHODS:
-        raise LoadError(
-            f"function {name}: method {method!r} is none of {', '.join(_METHODS)}",
+        raise _fault(
+            name,
+            function,
+            f"method {method!r} is none of {', '.join(_METHODS)}",
             "Write method= as one of these.",
-            **where,  # type: ignore[arg-type]
         )
     if path is not None and not path.startswith("/"):
-        raise LoadError(
-            f"function {name}: path {path!r} does not start with /",
+        raise _fault(
+            name,
+            function,
+            f"path {path!r} does not start with /",
             f"Write path={'/' + path!r}.",
-            **where,  # type: ignore[arg-type]
         )
     if auth not in _AUTHS:
         # Served all the same, it would be open to everybody while its author thinks it is not.
-        raise LoadError(
-            f"function {name}: auth {auth!r} is none of {', '.join(_AUTHS)}",
+        raise _fault(
+            name,
+            function,
+            f"auth {auth!r} is none of {', '.join(_AUTHS)}",
             "Write auth='none' and let the proxy in front of Flux decide who may call it.",
-            **where,  # type: ignore[arg-type]
         )
     if isolation not in ISOLATIONS:
-        raise LoadError(
-            f"function {name}: isolation {isolation!r} is none of {', '.join(ISOLATIONS)}",
+        raise _fault(
+            name,
+            function,
+            f"isolation {isolation!r} is none of {', '.join(ISOLATIONS)}",
             "Write isolation= as one of these.",
-            **where,  # type: ignore[arg-type]
         )
     if timeout is not None and timeout <= 0:
-        raise LoadError(
-            f"function {name}: timeout must be more than 0 seconds, not {timeout}",
+        raise _fault(
+            name,
+            function,
+            f"timeout must be more than 0 seconds, not {timeout}",
             "Leave it out for the project's limit.",
-            **where,  # type: ignore[arg-type]
         )
     if retries < 0:
-        raise LoadError(
-            f"function {name}: retries must not be negative",
+        raise _fault(
+            name,
+            function,
+            "retries must not be negative",
             "Write 0 for none.",
-            **where,  # type: ignore[arg-type]
         )
 
 
 def _check_job(
     name: str, max_attempts: int, concurrency: int | None, function: Callable[..., Any]
 ) -> None:
-    code = function.__code__
     for what, number in (("max_attempts", max_attempts), ("concurrency", concurrency)):
         if number is not None and (not isinstance(number, int) or number < 1):
-            raise LoadError(
-                f"function {name}: {what} must be a whole number above 0, not {number!r}",
+            raise _fault(
+                name,
+                function,
+                f"{what} must be a whole number above 0, not {number!r}",
                 "Leave it out for the default.",
-                path=code.co_filename,
-                line=code.co_firstlineno,
             )
 
 
@@ -220,12 +231,11 @@ def _backoff(
     try:
         return Backoff(base_s=read_duration(backoff, "backoff"))
     except UsageError as error:
-        code = function.__code__
-        raise LoadError(
-            f"function {name}: {error.message}",
+        raise _fault(
+            name,
+            function,
+            f"{error.message}",
             error.hint,
-            path=code.co_filename,
-            line=code.co_firstlineno,
         ) from error
 
 
@@ -233,12 +243,11 @@ def _schedules(name: str, schedule: Any, function: Callable[..., Any]) -> tuple[
     try:
         return read_schedules(schedule)
     except FluxError as error:
-        code = function.__code__
-        raise LoadError(
-            f"function {name}: schedule: {error.message}",
+        raise _fault(
+            name,
+            function,
+            f"schedule: {error.message}",
             error.hint,
-            path=code.co_filename,
-            line=code.co_firstlineno,
         ) from error
 
 
@@ -256,12 +265,11 @@ def _parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except Exception as error:
-        code = function.__code__
-        raise LoadError(
-            f"function {function.__name__}: an annotation cannot be resolved: {error}",
+        raise _fault(
+            function.__name__,
+            function,
+            f"an annotation cannot be resolved: {error}",
             "Annotations must name types that can be imported where the function is defined.",
-            path=code.co_filename,
-            line=code.co_firstlineno,
         ) from error
     context = _context_parameter(function)
     found = []
