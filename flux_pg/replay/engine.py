@@ -8,8 +8,6 @@
 - `in-place`: the database that it is given is the live one.
 
 Laws:
-- What a child says is not trusted to be more than a replay's record: the parent writes it with the
-  kind `replay` and the request that it repeats, whatever else it holds.
 - A child that ends, or does not end in time, is an answer (`crashed`, `timeout`), not an error.
 """
 
@@ -19,7 +17,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -27,139 +24,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import psycopg
 import trio
 
 import flux_pg
-from flux_pg import __version__
 from flux_pg.config import Settings
 from flux_pg.errors import FluxError
-from flux_pg.records import ErrorRecord, Kind, SpanRecord
+from flux_pg.records import Kind
 from flux_pg.replay.frames import Frames
+from flux_pg.replay.live_record import LiveRecord, Replay, ReplayResult
 from flux_pg.replay.relay import ask_outside
 from flux_pg.replay.source import RecordedRun
 from flux_pg.runtime.control import Problem, encode_settings
 from flux_pg.runtime.deployment import Source, identify_source
-from flux_pg.runtime.values import to_json
+
+__all__ = ["Child", "LiveRecord", "Mode", "Replay", "ReplayResult", "open_child"]
 
 Mode = Literal["recorded", "as-of", "in-place"]
 _PACKAGE_ROOT = str(Path(flux_pg.__file__).resolve().parents[1])
 _START_TIMEOUT_S = 60.0
 _GRACE_S = 10.0
 _RANDOM = "random"
-
-_COLUMNS = """
-select c.relname::text, a.attname::text
-from pg_catalog.pg_class as c
-join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-where c.relkind in ('r', 'p', 'v')
-    and c.relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
-"""
-_REGISTER = "select flux.register_deployment(%s, %s, %s, %s, %s, %s)"
-_RECORD = f"select flux.record_request({', '.join(['%s'] * 29)})"
-# Places in the arguments of flux.record_request.
-_REQUEST_ID, _PARENT, _JOB, _KIND, _DEPLOYMENT, _REPLAY_OF, _SNAPSHOT, _SPANS, _STRICT = (
-    0, 3, 5, 6, 21, 23, 24, 27, 28,
-)  # fmt: skip
-
-
-class ReplayResult(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What came of a replay.
-
-    Attributes:
-        request_id: The request that was replayed.
-        replay_id: Its record; None if there is none (it could not run, or its process died).
-        outcome: As of an execution; `crashed` if its process died.
-        mutations: Its row changes, committed or not; None where there was no database.
-        first_divergence: `path`, `recorded`, `now`, `reason`; None if there was none.
-        supplied: Values that nobody recorded and that it was given, as a failed request had not
-            come so far.
-        problem: Why it could not run: `code`, `message`, `hint`.
-        egress: Whether nothing could leave.
-    """
-
-    request_id: str
-    replay_id: str | None = None
-    outcome: str | None = None
-    status_code: int | None = None
-    response: Any = None
-    error: ErrorRecord | None = None
-    spans: list[SpanRecord] = []
-    mutations: list[dict[str, Any]] | None = None
-    first_divergence: dict[str, Any] | None = None
-    supplied: list[str] = []
-    problem: dict[str, str] | None = None
-    incomplete: list[str] = []
-    egress: str = "not enforced"
-    duration_us: int = 0
-    records: list[list[str | None]] = []
-
-
-class LiveRecord:
-    """The live database, as far as replays need it: rules of redaction, and where records go."""
-
-    def __init__(self, conn: psycopg.Connection[Any]) -> None:
-        self._conn = conn
-
-    def redaction(self, extra: Sequence[str]) -> dict[str, Any]:
-        """What a child needs to redact, and compare, as the recording did."""
-        with self._conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
-            key = cursor.execute("select flux.redaction_key()").fetchone()
-            patterns = cursor.execute("select pattern from flux.redactions").fetchall()
-            columns = cursor.execute(_COLUMNS).fetchall()
-        assert key is not None
-        return {
-            "key": bytes(key[0] or b"").hex(),
-            "patterns": [*(row[0] for row in patterns), *(name.lower() for name in extra)],
-            "columns": [list(row) for row in columns],
-        }
-
-    def register(self, source: Source, hash_seed: str | None, functions: Any) -> int:
-        """The number of the deployment that a child runs."""
-        values = (source.commit, source.dirty, source.source_hash, __version__, hash_seed)
-        with self._conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
-            row = cursor.execute(_REGISTER, (*values, to_json(functions))).fetchone()
-        assert row is not None
-        return int(row[0])
-
-    def write(
-        self, result: ReplayResult, recorded: RecordedRun, deployment: int, kind: Kind
-    ) -> None:
-        """Write the records of a replay, called functions' first."""
-        known = _ids_of(recorded)
-        own = {record[_REQUEST_ID] for record in result.records}
-        with self._conn.transaction():
-            for record in result.records:
-                values = list(record)
-                values[_KIND], values[_DEPLOYMENT] = kind, str(deployment)
-                # Of another database, or of no transaction at all.
-                values[_SNAPSHOT], values[_JOB], values[_STRICT] = None, None, "f"
-                if values[_REPLAY_OF] not in known:
-                    values[_REPLAY_OF] = recorded.request_id
-                if values[_PARENT] not in own:
-                    values[_PARENT] = None
-                if values[_REQUEST_ID] == result.replay_id and result.mutations:
-                    values[_SPANS] = _with_summary(values[_SPANS], result.mutations)
-                self._conn.execute(_RECORD, values)
-
-
-def _ids_of(run: RecordedRun) -> set[str]:
-    return {run.request_id}.union(*(_ids_of(called) for called in run.calls))
-
-
-def _with_summary(spans: str | None, mutations: list[dict[str, Any]]) -> str | None:
-    """The first span says what rows were changed; the rows themselves stay where they are."""
-    if spans is None:
-        return None
-    document = msgspec.json.decode(spans)
-    counts = Counter((one["table"], one["op"], one["outcome"]) for one in mutations)
-    summary = [
-        {"table": table, "op": op, "outcome": outcome, "rows": rows}
-        for (table, op, outcome), rows in sorted(counts.items())
-    ]
-    if document:
-        document[0].setdefault("attributes", {})["row_changes"] = summary
-    return msgspec.json.encode(document).decode()
 
 
 class Child:
@@ -180,8 +64,11 @@ class Child:
         live: LiveRecord | None,
         allow_hosts: Sequence[str],
         kind: Kind,
+        *,
+        writes_later: bool,
     ) -> None:
         self._frames = frames
+        self._writes_later = writes_later
         self._settings = settings
         self._mode = mode
         self._live = live
@@ -200,7 +87,7 @@ class Child:
         self.egress_reason = ""
 
     async def replay(self, recorded: RecordedRun) -> ReplayResult:
-        """Run a recorded request again, and write the record of that.
+        """Run a recorded request again, and write the record of that, unless `write` does later.
 
         Several may run at once. Cancellation: the child may go on; close it.
         """
@@ -214,10 +101,15 @@ class Child:
         finally:
             del self._waiting[number]
         result = self._read(recorded, answer)
-        if self._live is not None and self._mode != "in-place" and result.records:
-            live, deployment = self._live, self._deployment
-            await trio.to_thread.run_sync(live.write, result, recorded, deployment, self._kind)
+        if not self._writes_later:
+            await self.write([(result, recorded)])
         return result
+
+    async def write(self, replays: Sequence[Replay]) -> None:
+        """Write the records of replays, if the code of this process wrote them elsewhere."""
+        if self._live is not None and self._mode != "in-place":
+            live, deployment = self._live, self._deployment
+            await trio.to_thread.run_sync(live.write, replays, deployment, self._kind)
 
     async def _ask(
         self,
@@ -309,7 +201,7 @@ async def open_child(
     allow_hosts: Sequence[str] = (),
     lock: bool = True,
     kind: Kind = "replay",
-    write: bool = True,
+    write: bool | Literal["later"] = True,
     on_output: Callable[[bytes], None] | None = None,
 ) -> AsyncIterator[Child]:
     """A child process with the code of `project_dir`, ready to replay; it ends with the block.
@@ -324,7 +216,7 @@ async def open_child(
         allow_hosts: Hosts (or host:port) that HTTP may reach, through this process.
         lock: False only to see what the lock-down costs.
         kind: What the executions are recorded as.
-        write: Whether the live database gets a record of each replay.
+        write: Whether the live database gets a record of each replay; `later`, by `Child.write`.
         on_output: Gets what user code prints; default this process's standard error.
 
     Raises:
@@ -344,7 +236,10 @@ async def open_child(
     }
     ours, theirs = socket.socketpair()
     frames = Frames(ours)
-    child = Child(frames, ready, mode, live if write else None, allow_hosts, kind)
+    child = Child(
+        frames, ready, mode, live if write else None, allow_hosts, kind,
+        writes_later=write == "later",
+    )  # fmt: skip
     try:
         with theirs:
             process = await _spawn(theirs.fileno(), mode, directory, hash_seed)

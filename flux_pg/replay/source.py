@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -48,10 +49,11 @@ from flux.executions as e
 # As text: how a connection reads JSON is its owner's business.
 _AS_TEXT = "select row_to_json(x)::text as document from ({}) as x"
 _ONE = _AS_TEXT.format(_EXECUTION + "where e.request_id = %s")
+_SEVERAL = _AS_TEXT.format(_EXECUTION + "where e.request_id = any (%s::uuid[])")
 _CALLED = _AS_TEXT.format(
     _EXECUTION
     + """
-where e.trace_id = %s::uuid and e.parent_request_id = any (%s::uuid[])
+where e.trace_id = any (%s::uuid[]) and e.parent_request_id = any (%s::uuid[])
     and e.job_id is null and e.replay_of is null and e.kind = 'call'
 order by e.request_id
 limit %s
@@ -125,32 +127,52 @@ def load_request(conn: psycopg.Connection[Any], request_id: str) -> RecordedRun:
             )
         run = _read(row["document"])
         _check(run)
-        _load_calls(cursor, run)
+        _load_calls(cursor, [run], MAX_CALLS)
     return run
 
 
+def load_requests(
+    conn: psycopg.Connection[Any], request_ids: Sequence[str]
+) -> dict[str, RecordedRun]:
+    """Read many requests at once, as `load_request` does; those that can be replayed, by id."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(_SEVERAL, (list(request_ids),)).fetchall()
+        runs = [run for run in (_read(row["document"]) for row in rows) if not _refusal(run)]
+        _load_calls(cursor, runs, MAX_CALLS * len(runs))
+    return {run.request_id: run for run in runs}
+
+
 def _check(run: RecordedRun) -> None:
+    refusal = _refusal(run)
+    if refusal is not None:
+        raise refusal
+
+
+def _refusal(run: RecordedRun) -> NotReplayable | None:
+    """Why a request cannot be replayed, if it cannot."""
     short = run.request_id
     if run.replay_of is not None:
-        raise NotReplayable(
+        return NotReplayable(
             f"request {short} is a replay itself",
             f"Replay the request that it repeats: flux replay {run.replay_of}",
         )
     if run.refused_by is not None or run.function is None:
-        raise NotReplayable(
+        return NotReplayable(
             f"request {short} was refused by {run.refused_by or 'the gateway'} before a function "
             "ran: there is nothing to run again",
             f"flux trace {short} shows what was asked.",
         )
     if run.state != "completed":
-        raise NotReplayable(f"request {short} is still running", "Replay it once it has ended.")
+        return NotReplayable(f"request {short} is still running", "Replay it once it has ended.")
+    return None
 
 
-def _load_calls(cursor: psycopg.Cursor[Any], run: RecordedRun) -> None:
-    known = {run.request_id: run}
-    parents, left = [run.request_id], MAX_CALLS
+def _load_calls(cursor: psycopg.Cursor[Any], runs: Sequence[RecordedRun], limit: int) -> None:
+    known = {run.request_id: run for run in runs}
+    traces = list({run.trace_id for run in runs})
+    parents, left = list(known), limit
     while parents and left > 0:
-        rows = cursor.execute(_CALLED, (run.trace_id, parents, left)).fetchall()
+        rows = cursor.execute(_CALLED, (traces, parents, left)).fetchall()
         parents = []
         left -= len(rows)
         for row in rows:
