@@ -24,8 +24,8 @@ READ_FIRST = ("executions", "spans", "mutations")
 """What people look for first; the others follow by name."""
 
 FOR_PEOPLE = (
-    "trace", "why", "similar", "sign_failures", "diff", "history", "blame", "state_at", "verify",
-    "track", "untrack", "track_missing",
+    "trace", "why", "similar", "sign_failures", "diff", "history", "blame", "state_at", "row_at",
+    "verify", "track", "untrack", "track_missing",
     "enqueue", "enqueue_many", "retry_job", "cancel_job", "queue_stats", "schedule",
     "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "prune", "begin_request",
     "span_hex", "uuid_floor",

@@ -1,11 +1,33 @@
-create function flux.invisible_mutations(p_table_id integer, p_snapshot pg_snapshot)
+-- Planned anew each time: of some keys they are found by the log's indices, of a table by their time.
+create function flux.invisible_mutations(
+    p_table_id integer, p_snapshot pg_snapshot, p_keys text[] default null
+)
 returns table (
     seq bigint, op "char", xid xid8, from_key text, to_key text, previous_tid tid, next_tid tid,
     ids smallint[], old text[], new text[]
 )
-language sql stable parallel safe
+language plpgsql stable parallel safe
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
 as $$
+#variable_conflict use_column
+declare
+    v_xmin xid8 := pg_snapshot_xmin(p_snapshot);
+    v_epoch_seq bigint := (
+        select (e.value ->> 'seq')::bigint from flux.settings as e where e.name = 'epoch'
+    );
+    -- Before the newest snapshot that ends where this one's open transactions begin, none of them
+    -- had an id yet. The hour is for clocks that were set back.
+    v_since timestamptz := coalesce(
+        (
+            select p.at - interval '1 hour'
+            from flux.snapshots as p
+            where pg_snapshot_xmax(p.snapshot) <= v_xmin
+            order by p.at desc
+            limit 1
+        ), '-infinity');
+begin
+    return query
     select m.seq, m.op, m.xid,
         case when m.op = 'U' then coalesce(m.old_key, m.key) when m.op <> 'I' then m.key end,
         case when m.op in ('I', 'U') then m.key end,
@@ -13,21 +35,10 @@ as $$
     from flux.mutation_log as m
     join flux.table_shapes as s on s.shape_id = m.shape_id
     where m.table_id = p_table_id and m.key is not null
-        and m.xid >= pg_snapshot_xmin(p_snapshot)
-        and not pg_visible_in_snapshot(m.xid, p_snapshot)
-        and m.seq > (
-            select (e.value ->> 'seq')::bigint from flux.settings as e where e.name = 'epoch'
-        )
-        -- Before the newest snapshot that ends where this one's open transactions begin, none of
-        -- them had an id yet. The hour is for clocks that were set back.
-        and m.at >= coalesce(
-            (
-                select p.at - interval '1 hour'
-                from flux.snapshots as p
-                where pg_snapshot_xmax(p.snapshot) <= pg_snapshot_xmin(p_snapshot)
-                order by p.at desc
-                limit 1
-            ), '-infinity')
+        and (p_keys is null or m.key = any (p_keys) or m.old_key = any (p_keys))
+        and m.xid >= v_xmin and not pg_visible_in_snapshot(m.xid, p_snapshot)
+        and m.seq > v_epoch_seq and m.at >= v_since;
+end
 $$;
-comment on function flux.invisible_mutations(integer, pg_snapshot) is
-    'Committed mutations of a table that a snapshot does not see.';
+comment on function flux.invisible_mutations(integer, pg_snapshot, text[]) is
+    'Committed mutations of a table that a snapshot does not see: all, or those of rows that had one of these keys.';

@@ -2,14 +2,16 @@
 -- each life of a row: a change belongs to the one that made the version it changed. Under one key
 -- that is the one before it; where a transaction let two rows swap keys the version decides. Runs
 -- under one key are joined first (segments), so that only changes of the key need recursion.
-create function flux.rows_to_undo(p_table_id integer, p_snapshot pg_snapshot)
+create function flux.rows_to_undo(
+    p_table_id integer, p_snapshot pg_snapshot, p_keys text[] default null
+)
 returns table (head_key text, existed boolean, tail_key text, ids smallint[], images text[])
 language sql stable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
     with recursive event as materialized (
         select e.seq, e.op, e.xid, e.from_key, e.to_key, e.previous_tid, e.next_tid, e.ids, e.old
-        from flux.invisible_mutations(p_table_id, p_snapshot) as e
+        from flux.invisible_mutations(p_table_id, p_snapshot, p_keys) as e
     ),
     point as (
         select e.from_key as key, e.seq, false as is_in, e.xid, null::tid as tid from event as e
@@ -101,5 +103,5 @@ as $$
     join event as t on t.seq = c.last_seq
     left join restored as r on r.root = c.root
 $$;
-comment on function flux.rows_to_undo(integer, pg_snapshot) is
-    'What must be undone to see a table as a snapshot saw it: for each changed row its key then, whether it existed, its key now (null if it is gone), and the images then of the columns that changed since.';
+comment on function flux.rows_to_undo(integer, pg_snapshot, text[]) is
+    'What must be undone to see a table as a snapshot saw it: for each changed row its key then, whether it existed, its key now (null if it is gone), and the images then of the columns that changed since. With keys, of what flux.keys_reached() gave: only what is said of rows that had one of these then counts.';

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +28,24 @@ def live(log: Log, table: str) -> list[Any]:
     return sorted((r["row"] for r in rows), key=str)
 
 
+def row_at(log: Log, table: str, key: Any, at: datetime) -> Any:
+    pk = json.dumps(key) if isinstance(key, dict) else str(key)
+    return log.value('select "row" from flux.row_at(%s, %s, %s)', [table, pk, at])
+
+
+def check_moments(
+    log: Log, table: str, key: tuple[str, ...], moments: list[tuple[datetime, list[Any]]]
+) -> None:
+    """The whole table at each moment, and each row that it ever had."""
+    keys = {tuple(row[k] for k in key) for _, rows in moments for row in rows}
+    for at, rows in moments:
+        assert state(log, table, at) == rows
+        there = {tuple(row[k] for k in key): row for row in rows}
+        for values in keys:
+            found = row_at(log, table, dict(zip(key, values, strict=True)), at)
+            assert found == there.get(values), f"{values} at {at}"
+
+
 def test_every_kind_of_change_is_undone(log: Log) -> None:
     log.run(
         "create table t (id int primary key, a int, b text)",
@@ -46,8 +65,7 @@ def test_every_kind_of_change_is_undone(log: Log) -> None:
     ):
         log.run(step)
         moments.append((tick(log), live(log, "t")))
-    for at, rows in moments:
-        assert state(log, "t", at) == rows
+    check_moments(log, "t", ("id",), moments)
 
 
 def test_swapped_and_shifted_keys_are_undone(log: Log) -> None:
@@ -64,8 +82,7 @@ def test_swapped_and_shifted_keys_are_undone(log: Log) -> None:
     ):
         log.run(step)
         moments.append((tick(log), live(log, "t")))
-    for at, rows in moments:
-        assert state(log, "t", at) == rows
+    check_moments(log, "t", ("id",), moments)
 
 
 def test_rows_without_a_key_are_undone(log: Log) -> None:
@@ -96,8 +113,7 @@ def test_partition_moves_are_undone(log: Log) -> None:
     for step in ("update t set k = 3 - k", "update t set a = 'z'", "update t set k = 1"):
         log.run(step)
         moments.append((tick(log), live(log, "t")))
-    for at, rows in moments:
-        assert state(log, "t", at) == rows
+    check_moments(log, "t", ("id", "k"), moments)
 
 
 def test_added_and_renamed_columns_are_taken_back(log: Log) -> None:
@@ -106,8 +122,7 @@ def test_added_and_renamed_columns_are_taken_back(log: Log) -> None:
     log.run("alter table t add b int default 5", "alter table t rename a to c")
     second = (tick(log), live(log, "t"))
     log.run("update t set c = 2, b = 3")
-    assert state(log, "t", first[0]) == first[1]
-    assert state(log, "t", second[0]) == second[1]
+    check_moments(log, "t", ("id",), [first, second])
 
 
 @pytest.mark.parametrize(
@@ -131,9 +146,10 @@ def test_where_it_cannot_be_right_it_says_so(log: Log, change: str, reason: str)
             "insert into flux.snapshots values (%s, (select coalesce(min(snapshot::text),"
             " '3:3:')::pg_snapshot from flux.snapshots)) on conflict do nothing", [at]
         )  # fmt: skip
-    with pytest.raises(psycopg.Error, match=reason) as caught:
-        state(log, "t", at)
-    assert caught.value.sqlstate == "ZF006"
+    for question in (lambda: state(log, "t", at), lambda: row_at(log, "t", 1, at)):
+        with pytest.raises(psycopg.Error, match=reason) as caught:
+            question()
+        assert caught.value.sqlstate == "ZF006"
 
 
 def test_before_tracking_and_before_any_snapshot(log: Log) -> None:
@@ -166,6 +182,8 @@ def test_row_security_never_makes_it_partial(log: Log) -> None:
         assert conn.execute("select count(*) from t").fetchone() == (1,)
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
             conn.execute("select * from flux.state_at('t', %s)", [at])
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+            conn.execute("select * from flux.row_at('t', '2', %s)", [at])
     assert len(state(log, "t", at)) == 2
 
 
@@ -183,3 +201,55 @@ def test_images_are_exact(log: Log) -> None:
         ["1", "1.50", "a   ", "-0", '{"a" :  1}'],
         ["2", "NaN", None, "Infinity", None],
     ]
+
+
+def test_one_row_says_which_moment_it_is_of_even_if_there_was_none(log: Log) -> None:
+    log.run("create table t (id int primary key, a int)", "insert into t values (1, 1)")
+    ticked = log.value("select flux.tick_snapshot()")
+    at = log.value("select clock_timestamp()")
+    log.run("update t set a = 2")
+    for key, row in (("1", {"id": 1, "a": 1}), ('{"id": 1}', {"id": 1, "a": 1}), ("2", None)):
+        found = log.rows("select * from flux.row_at('public.t', %s, %s)", [key, at])
+        assert found == [{"row": row, "as_of": ticked}]
+
+
+def test_one_row_is_found_by_its_key_alone(log: Log) -> None:
+    log.run(
+        "create table t (id int, day date, at timestamptz, a int, primary key (id, day, at))",
+        "insert into t select i, date '2026-01-01' + i, timestamptz '2026-01-01' + i * interval"
+        " '1 second', i from generate_series(1, 3) as i",
+    )
+    at = tick(log)
+    log.run("update t set a = 0", "update t set id = 9 where id = 2")
+    log.run("set enable_seqscan = off")
+    scans = "select seq_scan from pg_stat_xact_user_tables where relname = 't'"
+    key = {"id": 2, "day": "2026-01-03", "at": "2026-01-01 00:00:02+00"}
+    with log.conn.transaction():
+        before = log.value(scans)
+        assert row_at(log, "t", key, at)["a"] == 2
+        assert log.value(scans) == before
+
+
+def test_one_row_of_a_table_without_a_key_cannot_be_told(log: Log) -> None:
+    log.run("create table t (a int)", "insert into t values (1)")
+    at = tick(log)
+    for key in ("1", '{"a": 1}', "row:0123"):
+        with pytest.raises(psycopg.Error, match="no key") as caught:
+            row_at(log, "t", key, at)
+        assert caught.value.sqlstate == "ZF005"
+
+
+def test_one_row_of_a_long_or_redacted_key(log: Log) -> None:
+    log.run(
+        "create table t (id text primary key, a int)",
+        "create table s (token text primary key, a int)",
+        "insert into t values (repeat('x', 500), 1), ('y', 1)",
+        "insert into s values ('hush', 1), ('other', 1)",
+    )
+    at = tick(log)
+    log.run("update t set a = 2", "update s set a = 2 where token = 'hush'")
+    log.run("update t set id = 'z' where id like 'xx%'")
+    assert row_at(log, "t", "x" * 500, at) == {"id": "x" * 500, "a": 1}
+    assert row_at(log, "t", "z", at) is None
+    assert row_at(log, "s", "hush", at)["a"] == 1
+    assert row_at(log, "s", "other", at)["a"] == 1
