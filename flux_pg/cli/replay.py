@@ -19,7 +19,7 @@ from flux_pg.errors import UsageError
 
 Mode = Literal["recorded", "as-of", "in-place"]
 _DIVERGED = 5
-_NOTES = {
+NOTES = {
     "same": "it did what it did then",
     "fixed": "it failed then and works now",
     "regressed": "it worked then and fails now",
@@ -68,7 +68,7 @@ def replay(
     settings = scope.project_settings
     with conninfo_of(settings) as conninfo, connect(conninfo) as database:
         if mode == "in-place":
-            _confirm(scope, conninfo, yes)
+            confirm_in_place(scope, conninfo, yes)
         request_id = _resolve(database, request)
         opened = Opened(settings, conninfo, database)
         document, code = trio.run(_replay, scope, opened, request_id, mode, hosts)
@@ -91,7 +91,8 @@ class Opened(NamedTuple):
     database: Database
 
 
-def _confirm(scope: Scope, conninfo: str, yes: bool) -> None:
+def confirm_in_place(scope: Scope, conninfo: str, yes: bool) -> None:
+    """Ask before rows of the connected database are changed."""
     scope.note(
         f"in place: rows of {masked(conninfo)} will change. What the database itself sends out "
         "(triggers, dblink, NOTIFY) is not held back."
@@ -148,34 +149,42 @@ async def _replay(
         target.explain(result, run)
     changes = _row_changes(opened.database, request_id) if mode != "recorded" else None
     verdict = judge(run, result, changes)
-    return _document(mode, target.partial, run, result, verdict), _exit_code(verdict, result)
-
-
-def _document(mode: str, partial: bool, run: Any, result: Any, verdict: str) -> dict[str, Any]:
-    error = result.error
-    return {
+    entry = describe_replay(run, result, verdict)
+    document = {
         "schema": "flux.replay/1",
         "mode": mode,
         "chained": False,
-        "partial": partial,
+        "partial": target.partial,
         "egress": result.egress,
-        "requests": [
-            {
-                "request_id": run.request_id,
-                "replay_id": result.replay_id,
-                "function": run.function,
-                "verdict": verdict,
-                "first_divergence": result.first_divergence,
-                "recorded": _side(run.outcome, run.status_code, run.response, run.error),
-                "now": _side(result.outcome, result.status_code, result.response, error),
-                "problem": result.problem,
-                "supplied": result.supplied,
-                "row_changes": None if result.mutations is None else len(result.mutations),
-                "duration_us": result.duration_us,
-            }
-        ],
+        "requests": [entry],
         "summary": {verdict: 1},
     }
+    return document, _DIVERGED if verdict == "diverged" else int(is_failure(entry))
+
+
+def describe_replay(run: Any, result: Any, verdict: str) -> dict[str, Any]:
+    """One replayed request, as flux.replay/1 has it."""
+    return {
+        "request_id": run.request_id,
+        "replay_id": result.replay_id,
+        "function": run.function,
+        "verdict": verdict,
+        "first_divergence": result.first_divergence,
+        "recorded": _side(run.outcome, run.status_code, run.response, run.error),
+        "now": _side(result.outcome, result.status_code, result.response, result.error),
+        "problem": result.problem,
+        "supplied": result.supplied,
+        "row_changes": None if result.mutations is None else len(result.mutations),
+        "duration_us": result.duration_us,
+    }
+
+
+def is_failure(entry: dict[str, Any]) -> bool:
+    """Whether a replayed request makes the command say that a failure was found."""
+    verdict = entry["verdict"]
+    if verdict in ("regressed", "changed", "diverged"):
+        return True
+    return bool(verdict != "fixed" and entry["now"]["outcome"] != "ok")
 
 
 def _side(outcome: Any, status: Any, response: Any, error: Any) -> dict[str, Any]:
@@ -186,21 +195,13 @@ def _side(outcome: Any, status: Any, response: Any, error: Any) -> dict[str, Any
     return {"outcome": outcome, "status_code": status, "response": response, "error": told}
 
 
-def _exit_code(verdict: str, result: Any) -> int:
-    if verdict == "diverged":
-        return _DIVERGED
-    if verdict == "fixed":
-        return 0
-    return 1 if verdict in ("regressed", "changed") or result.outcome != "ok" else 0
-
-
 def render(document: dict[str, Any], style: Style, width: int) -> str:
     """Return the page of one replayed request."""
     (one,) = document["requests"]
     verdict = one["verdict"]
     good = verdict in ("same", "fixed") and one["now"]["outcome"] == "ok"
     word = (style.good if good else style.bad)(verdict.upper())
-    note = _NOTES[verdict]
+    note = NOTES[verdict]
     if verdict == "same" and one["now"]["outcome"] != "ok":
         note = "it still fails as it did then"
     if one["problem"]:
@@ -213,11 +214,11 @@ def render(document: dict[str, Any], style: Style, width: int) -> str:
     divergence = one["first_divergence"]
     if divergence:
         lines.append(f"first divergence ({divergence['reason']}) at {clean(divergence['path'])}")
-        lines.append(fit(f"  recorded  {_shown(divergence['recorded'])}", width))
-        lines.append(fit(f"  now       {_shown(divergence['now'])}", width))
+        lines.append(fit(f"  recorded  {show_value(divergence['recorded'])}", width))
+        lines.append(fit(f"  now       {show_value(divergence['now'])}", width))
         lines.append("")
     for label, side in (("recorded", one["recorded"]), ("now", one["now"])):
-        lines.append(fit(f"{label:<9} {_told(side)}", width))
+        lines.append(fit(f"{label:<9} {tell_side(side)}", width))
     if one["supplied"]:
         lines.append(style.dim(f"supplied  {', '.join(one['supplied'])}: nobody recorded them"))
     if document["partial"]:
@@ -225,7 +226,8 @@ def render(document: dict[str, Any], style: Style, width: int) -> str:
     return "\n".join(lines)
 
 
-def _told(side: dict[str, Any]) -> str:
+def tell_side(side: dict[str, Any]) -> str:
+    """How a run ended, in a line."""
     if side["outcome"] is None:
         return "did not run"
     parts = [str(side["status_code"] or ""), side["outcome"]]
@@ -234,9 +236,10 @@ def _told(side: dict[str, Any]) -> str:
         place = f" at {error['place']}" if "place" in error else ""
         parts.append(f" {error['type']}: {error['message']}{place}")
     else:
-        parts.append(f" {_shown(side['response'])}")
+        parts.append(f" {show_value(side['response'])}")
     return clean(" ".join(filter(None, parts)))
 
 
-def _shown(value: Any) -> str:
+def show_value(value: Any) -> str:
+    """A recorded value as text."""
     return "nothing" if value is None else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,79 @@
+"""`flux incident replay` as a person uses it: what ran in a window, on the code of today."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Database
+from tests.replay.conftest import Lab, make_lab
+
+COUNTER = """
+@define_function
+async def add(ctx: Context, id: int, amount: int) -> dict:
+    row = await ctx.db.fetch_one("select n from counters where id = %s", [id])
+    {check}
+    rows = await ctx.db.query(
+        "update counters set n = n + %s where id = %s returning n", [amount{wrong}, id]
+    )
+    return {{"n": rows[0]["n"]}}
+
+@define_function
+async def total(ctx: Context) -> dict:
+    row = await ctx.db.fetch_one("select sum(n) as n from counters")
+    return {{"n": int(row["n"])}}
+"""
+PLAIN = COUNTER.format(check="", wrong="")
+
+
+@pytest.fixture
+def lab(tmp_path: Path, database18: Database) -> Lab:
+    return make_lab(tmp_path, database18)
+
+
+def flux(lab: Lab, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PG", "FLUX_"))
+    }
+    environment |= {"DATABASE_URL": lab.database.app, "FLUX_ADMIN_URL": lab.database.admin}
+    (lab.folder / "flux.toml").touch()
+    return subprocess.run(
+        [sys.executable, "-m", "flux_pg", *arguments, "-C", str(lab.folder)],
+        env=environment, capture_output=True, text=True, timeout=180, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def incident(lab: Lab, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and document."""
+    done = flux(lab, "incident", "replay", *arguments, "--json")
+    try:
+        return done.returncode, json.loads(done.stdout)
+    except ValueError:
+        raise AssertionError(done) from None
+
+
+def verdicts(document: dict[str, Any]) -> list[str]:
+    return [one["verdict"] for one in document["requests"]]
+
+
+async def test_what_ran_in_a_window_does_the_same_on_the_same_code(lab: Lab) -> None:
+    async with lab.recording(PLAIN) as harness:
+        for amount in range(1, 6):
+            await harness.call("add", id=1, amount=amount)
+            await harness.call("total")
+        code, document = incident(lab, "--since", "1h")
+        assert code == 0, document
+        assert verdicts(document) == ["same"] * 10
+        assert (document["schema"], document["mode"]) == ("flux.replay/1", "as-of")
+        assert (document["chained"], document["egress"]) == (True, "enforced")
+        code, document = incident(lab, "1h..now", "--recorded", "--function", "total")
+        assert (code, document["summary"]) == (0, {"same": 5})
+        (row,) = harness.rows("select n from counters where id = 1")
+        assert row["n"] == 15
