@@ -10,7 +10,7 @@ from uuid import UUID
 import click
 from tabulate import MIN_PADDING, tabulate
 
-from flux_pg.analysis.history import UnknownState, change_lines, row_at
+from flux_pg.analysis.history import change_lines
 from flux_pg.analysis.text import cells, clean, fit, plural, short_id, show
 from flux_pg.analysis.waterfall import place
 from flux_pg.cli import git
@@ -18,7 +18,7 @@ from flux_pg.cli.scope import Scope, examples, scoped
 from flux_pg.cli.selectors import read_time, read_window, show_ago, show_time, utc_now
 from flux_pg.cli.session import Database, open_database
 from flux_pg.cli.style import Style, terminal_width
-from flux_pg.errors import FluxError, NotFoundError
+from flux_pg.errors import NotFoundError, UsageError
 
 
 @click.group(
@@ -52,16 +52,16 @@ def state() -> None:
 def history(scope: Scope, /, table: str, pk: str, **options: Any) -> None:
     """Show every change of a row, newest last, linked to the request that made it.
 
-    PK is the key as a plain value, or a JSON object of the key's columns.
+    PK is the key as a plain value, or a JSON object of the key's columns. With --at, the row as the
+    newest moment stored up to then has it, and which moment that is.
     """
-    moment = read_time(options["at"], utc_now()) if options["at"] else None
+    if options["at"]:
+        _show_row_at(scope, table, pk, options)
+        return
     begin, end = read_window(options["since"], options["until"], utc_now())
     with open_database(scope.settings) as database:
         versions = _versions(database, table, pk, begin, options)
     versions = [v for v in versions if end is None or v["at"] < end]
-    if moment is not None:
-        _show_row_at(scope, table, pk, versions, moment)
-        return
     total = sum(version["op"] != "GAP" for version in versions)
     if options["limit"]:
         versions = _newest(versions, options["limit"])
@@ -99,11 +99,7 @@ def _versions(
         " (seq, op, at, request_id, span_id, function, commit, outcome, actor, changed, old, new,"
         " pk, position) order by h.position"
     )
-    # The state at a moment needs the versions from the beginning.
-    arguments = (
-        table, pk, None if options["at"] else begin, options["column"] if not options["at"] else
-        None, request if not options["at"] else None, options["include_rolled_back"],
-    )  # fmt: skip
+    arguments = (table, pk, begin, options["column"], request, options["include_rolled_back"])
     versions = database.execute(query.encode(), arguments).fetchall()
     if not versions:
         _require_history(database, table, pk)
@@ -207,27 +203,36 @@ def _writer(row: dict[str, Any], width: int) -> str:
     return fit(clean(row["actor"] or "outside Flux"), width)
 
 
-def _show_row_at(
-    scope: Scope, table: str, pk: str, versions: list[dict[str, Any]], moment: datetime
-) -> None:
-    try:
-        row = row_at(versions, moment)
-    except UnknownState as unknown:
-        raise FluxError(
-            f"{table} {pk} at {show_time(moment)}: {unknown}",
-            "`flux state history` shows what is known of the row.",
-            code="incomplete",
-        ) from None
+def _show_row_at(scope: Scope, table: str, pk: str, options: dict[str, Any]) -> None:
+    others = [name for name, given in options.items() if given and name != "at"]
+    if others:
+        other = others[0].replace("_", "-")
+        raise UsageError(
+            f"--at shows a row, not its changes: --{other} says nothing there", "Give --at alone."
+        )
+    moment = read_time(options["at"], utc_now())
+    # The owner of the table: no policy hides the row from it.
+    with open_database(scope.settings, admin=True) as database:
+        found = database.execute(
+            'select r."row", r.as_of from flux.row_at(%s, %s, %s) as r', (table, pk, moment)
+        ).fetchone()
+        assert found is not None
+        row, as_of = found["row"], found["as_of"]
+        if row is None:
+            _require_history(database, table, pk)
     if scope.as_json:
         scope.emit_json(
-            {"schema": "flux.row/1", "table": table, "pk": _key_of(versions, pk),
-             "at": _iso(moment), "row": row}
+            {"schema": "flux.row/1", "table": table, "pk": pk, "at": _iso(moment),
+             "as_of": _iso(as_of), "row": row}
         )  # fmt: skip
         return
+    name = f"{clean(table)} {clean(pk)}"
+    scope.note(
+        f"{name} {'as it was' if row else 'was not there'} at {show_time(as_of)},"
+        f" the newest moment stored up to {show_time(moment)}"
+    )
     if row is None:
-        scope.note(f"{clean(table)} {clean(pk)} was not there at {show_time(moment)}")
         return
-    scope.note(f"{clean(table)} {clean(pk)} at {show_time(moment)}")
     width = terminal_width()
     listed = [[clean(name), show(value, max(width - 30, 20))] for name, value in row.items()]
     scope.emit(tabulate(listed, headers=["column", "value"], disable_numparse=True))

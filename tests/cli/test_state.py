@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 import pytest
 
-from flux_pg.analysis.history import UnknownState, row_at
 from flux_pg.analysis.text import cells
 from tests.cli.conftest import Flux
 from tests.cli.records import SPAN, run_request, span
@@ -18,6 +17,7 @@ from tests.cli.records import SPAN, run_request, span
 def users(conn: Any) -> None:
     conn.execute("create table public.users (id int primary key, email text, plan text)")
     conn.execute('create table public."Order lines" (o int, l int, note text, primary key (o, l))')
+    conn.execute("alter table public.users owner to flux_admin")
     conn.execute("""select flux.track('public.users'), flux.track('public."Order lines"')""")
 
 
@@ -67,8 +67,8 @@ def test_what_was_not_tracked_is_said(flux: Flux, conn: Any, users: None) -> Non
     fill(conn)
     conn.execute("select flux.untrack('public.users')")
     conn.execute("update public.users set plan = 'sneaky' where id = 42")
+    then = tick(conn)
     conn.execute("select flux.track('public.users')")
-    row = conn.execute("select clock_timestamp()").fetchone()
     conn.execute("update public.users set plan = 'later' where id = 42")
     history = flux("state", "history", "users", "42")
     assert "GAP     not tracked between" in history.out and history.err.startswith("4 changes\n")
@@ -78,8 +78,9 @@ def test_what_was_not_tracked_is_said(flux: Flux, conn: Any, users: None) -> Non
     blame = flux("state", "blame", "users", "42")
     assert "unknown" in blame.out and "upgrade" not in blame.out and "signup" not in blame.out
     assert "id, email: unknown: not tracked between " in blame.err
-    past = flux("state", "history", "users", "42", "--at", row[0].isoformat())
-    assert past.code != 0 and "not tracked between" in past.err and not past.out
+    past = flux("state", "history", "users", "42", "--at", then, "--json")
+    assert past.code == 1 and json.loads(past.out)["error"]["code"] == "incomplete"
+    assert "its changes were not recorded" in past.out
 
 
 def test_history_as_json(flux: Flux, conn: Any, users: None) -> None:
@@ -106,16 +107,42 @@ def test_history_takes_composite_keys_and_quoted_names(flux: Flux, conn: Any, us
     assert json.loads(wrong.out)["error"]["code"] == "invalid-argument"
 
 
+def tick(conn: Any) -> str:
+    """Store a snapshot, as the runtime does each second; the time after it."""
+    conn.execute("select flux.tick_snapshot()")
+    row = conn.execute("select clock_timestamp()").fetchone()
+    return str(row[0].astimezone(UTC).isoformat())
+
+
 def test_history_at_a_time_shows_the_row_then(flux: Flux, conn: Any, users: None) -> None:
+    before = tick(conn)
     fill(conn)
-    row = conn.execute("select at from flux.history('users', '42') order by seq").fetchall()
-    then = row[1][0].astimezone(UTC).isoformat()
+    then = tick(conn)
+    conn.execute("update public.users set plan = 'none' where id = 42")
+    row = conn.execute("select max(at) from flux.snapshots").fetchone()
     shown = flux("state", "history", "users", "42", "--at", then)
-    assert 'plan      "pro"' in shown.out and '"a@x"' in shown.out
+    assert 'plan      "pro"' in shown.out and '"b@x"' in shown.out
+    assert "users 42 as it was at " in shown.err and "the newest moment stored up to" in shown.err
     document = json.loads(flux("state", "history", "users", "42", "--at", then, "--json").out)
-    assert document["row"] == {"id": 42, "email": "a@x", "plan": "pro"}
-    before = flux("state", "history", "users", "42", "--at", "2020-01-01")
-    assert (before.code, before.out) == (0, "") and "was not there" in before.err
+    assert document["schema"] == "flux.row/1" and document["pk"] == "42"
+    assert document["row"] == {"id": 42, "email": "b@x", "plan": "pro"}
+    as_of = row[0].astimezone(UTC).isoformat(timespec="microseconds")
+    assert document["as_of"] == as_of.replace("+00:00", "Z") < document["at"]
+    early = flux("state", "history", "users", "42", "--at", before)
+    assert (early.code, early.out) == (0, "") and "users 42 was not there at" in early.err
+
+
+def test_history_at_a_time_refuses_what_it_cannot_say(flux: Flux, conn: Any, users: None) -> None:
+    fill(conn)
+    then = tick(conn)
+    for arguments, code, what in (
+        (("42", "--at", "2020-01-01"), 1, "no snapshot was stored up to"),
+        (("43", "--at", then), 3, "no change of row 43"),
+        (("42", "--at", then, "--column", "plan"), 2, "--column says nothing there"),
+        (("42", "--at", then, "-n", "1"), 2, "--limit says nothing there"),
+    ):
+        refused = flux("state", "history", "users", *arguments)
+        assert refused.code == code and what in refused.err and not refused.out
 
 
 def test_blame_names_the_owner_of_each_column(flux: Flux, conn: Any, users: None) -> None:
@@ -158,29 +185,6 @@ def test_what_is_not_there_is_not_found(flux: Flux, conn: Any, users: None, comm
         missing = flux("state", command, *arguments, "--json")
         assert missing.code == 3, missing
         assert json.loads(missing.out)["error"]["code"].startswith(("no-", "not-found"))
-
-
-def version(op: str, second: int, **more: Any) -> dict[str, Any]:
-    at = datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC)
-    return {"op": op, "at": at, "outcome": "committed", "old": None, "new": None, **more}
-
-
-def test_a_row_is_rebuilt_from_its_versions() -> None:
-    versions = [
-        version("INSERT", 1, new={"id": 1, "a": 1}),
-        version("UPDATE", 2, old={"a": 1}, new={"a": 2}),
-        version("UPDATE", 3, old={"a": 2}, new={"a": 9}, outcome="rolled_back"),
-        version("DELETE", 4, old={"id": 1, "a": 2}),
-        version("INSERT", 5, new={"id": 1, "a": 7}),
-    ]
-    expected = [None, {"id": 1, "a": 1}, {"id": 1, "a": 2}, {"id": 1, "a": 2}, None,
-                {"id": 1, "a": 7}]  # fmt: skip
-    for second, row in enumerate(expected):
-        assert row_at(versions, datetime(2026, 1, 1, 0, 0, second, 1, UTC)) == row
-    with pytest.raises(UnknownState):
-        row_at(versions[1:2], datetime(2026, 1, 1, 0, 0, 2, tzinfo=UTC))
-    with pytest.raises(UnknownState):
-        row_at([], datetime(2026, 1, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("width", [80, 120])
