@@ -27,7 +27,7 @@ _LIMIT = 10_000
 
 @click.group(epilog=examples("flux incident replay 14:00..14:30", "flux incident replay --help"))
 def incident() -> None:
-    """Look at everything that ran in a window of time at once."""
+    """Replay the requests of a window, one verdict each."""
 
 
 @incident.command(
