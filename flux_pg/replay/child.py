@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -27,6 +27,7 @@ from flux_pg.errors import FluxError
 from flux_pg.records import Invocation, Kind
 from flux_pg.replay import refusing
 from flux_pg.replay.clock import make_idle_clock
+from flux_pg.replay.draws import STAND, Draw, Drawing, When
 from flux_pg.replay.executor import (
     Finished,
     KeepingRecorder,
@@ -45,6 +46,7 @@ from flux_pg.replay.rebuild import make_invocation
 from flux_pg.replay.record import Record, Trail
 from flux_pg.replay.relay import Relay
 from flux_pg.replay.source import RecordedRun
+from flux_pg.replay.withheld import BlindRedactor
 from flux_pg.runtime.application import configure_connection, describe_functions
 from flux_pg.runtime.boundaries.install import install_shims
 from flux_pg.runtime.control import Problem, decode_settings
@@ -75,7 +77,8 @@ class Child:
         self._start = start
         self._from_record = start["mode"] == "recorded"
         redaction = start["redaction"]
-        self._redactor = Redactor(redaction["patterns"], bytes.fromhex(redaction["key"]))
+        kind = BlindRedactor if redaction.get("is_blind") else Redactor
+        self._redactor = kind(redaction["patterns"], bytes.fromhex(redaction["key"]))
         self._redactor.learn_tables([tuple(pair) for pair in redaction["columns"]])
         self._relay = Relay(frames, start["allow_hosts"])
         self._finished: dict[str, Finished] = {}
@@ -83,6 +86,7 @@ class Child:
         self._kept: dict[str, list[list[str | None]]] = {}
         self._lockdown = Lockdown(False, "not asked for")
         self._pool: Pool | None = None
+        self._stander: Pool | None = None
 
     async def open(self) -> None:
         """Connect, lock the process down, load the code, tell the parent."""
@@ -114,19 +118,31 @@ class Child:
         """Every connection that will be needed: none can be opened later."""
         if self._from_record:
             return None
+        self._stander = await self._fill_pool(1)
+        return await self._fill_pool(CONNECTIONS)
+
+    async def _fill_pool(self, size: int) -> Pool:
         assert self._settings.database_url is not None
         pool = Pool(
             self._settings.database_url,
-            max_size=CONNECTIONS,
+            max_size=size,
             configure=configure_connection,
+            timeout_s=_FOREVER_S,
             client_encoding="utf8",
             max_lifetime_s=_FOREVER_S,
             max_idle_s=_FOREVER_S,
         )
-        connections = [await pool.acquire() for _ in range(CONNECTIONS)]
+        connections = [await pool.acquire() for _ in range(size)]
         for conn in connections:
             await pool.release(conn)
         return pool
+
+    async def _stand(self, draws: Sequence[Draw], when: When) -> None:
+        """Put sequences where a run needs them; on a connection that no run uses."""
+        assert self._stander is not None
+        values = (msgspec.json.encode(draws).decode(), when)
+        async with self._stander.connection() as conn:
+            (await run_batch(conn, [Statement(STAND, values)])).check()
 
     async def _register(self, pool: Pool, described: list[dict[str, Any]]) -> int:
         source = self._start["source"]
@@ -185,8 +201,12 @@ class Child:
             recorded = msgspec.convert(message["record"], RecordedRun)
             record = Record(recorded, self._redactor, trail, self._relay.allows)
             kind: Kind = message["kind"]
+            draws = msgspec.convert(message["draws"], list[Draw])
+            drawing = trail.drawing = Drawing(draws, self._stand)
             invocation = make_invocation(self._registry.functions, record, kind)
+            await drawing.begin()
             answer |= await self._run(invocation, trail)
+            await drawing.end()
         except FluxError as problem:
             answer["problem"] = {"code": problem.code, "message": problem.message}
             answer["problem"]["hint"] = problem.hint

@@ -5,6 +5,8 @@ Laws:
   the mark that stands for it in the record.
 - It can be compared: its mark is a keyed hash, so the answer is the true one.
 - Whoever needs the value itself gets a divergence, never an invented value.
+- Where the key of the hashes is not known (a test that was exported), every mark is `UNKNOWN`: such
+  a value can be passed on, and to compare it is to need it.
 """
 
 from __future__ import annotations
@@ -17,10 +19,22 @@ import msgspec
 
 from flux_pg.runtime.boundaries.serving import Divergence
 from flux_pg.runtime.context import Request
+from flux_pg.runtime.redaction import Redactor
+
+UNKNOWN = "redacted:0000000000000000"
+"""The mark of every secret where the key of the hashes is not known; an empty one has none."""
 
 _MARK = re.compile(r"redacted:[0-9a-f]{16}")
 Diverge = Callable[[Divergence], Divergence]
 Mark = Callable[[Any], str]
+
+
+class BlindRedactor(Redactor):
+    """The rules without the key: all secrets look alike."""
+
+    def mark(self, value: Any) -> str:
+        """`UNKNOWN`, whatever the value."""
+        return UNKNOWN
 
 
 class Keeper(Protocol):
@@ -61,13 +75,15 @@ class Withheld:  # noqa: PLW1641 - its hash is needed itself: a divergence
         return self._mark
 
     def __eq__(self, other: object) -> bool:
+        if self._mark == UNKNOWN:
+            self._needed()
         return mark_of(other, self._hash) == self._mark
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
     def __bool__(self) -> bool:
-        return self._mark != self._hash("")
+        return self._mark == UNKNOWN or self._mark != self._hash("")
 
     def __copy__(self) -> Withheld:
         return self

@@ -1,7 +1,7 @@
 """Who may import whom: the layers of the house, read from the source of every module.
 
 records, errors, config <- analysis, explain <- database <- runtime, queue, gateway, replay
-<- cli, tui, web. Nobody imports cli. analysis is pure.
+<- cli, tui, web, testing. Nobody imports cli. analysis is pure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LAYERS = (
     {"analysis", "explain"},
     {"database"},
     {"runtime", "queue", "gateway", "replay"},
-    {"cli", "tui", "web"},
+    {"cli", "tui", "web", "testing"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 PURE = ("trio", "psycopg", "click", "httpx", "subprocess", "socket", "os", "tabulate")
