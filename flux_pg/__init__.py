@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .explain import query_words as q
     from .gateway.bodies import UploadedFile as UploadedFile
     from .records import Backoff as Backoff
     from .records import Schedule as Schedule
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from .runtime.context import HttpError as HttpError
     from .runtime.context import Response as Response
     from .runtime.registry import define_function as define_function
+    from .runtime.tables import Page as Page
 
     __version__: str
 
@@ -22,6 +24,7 @@ _HOMES = {
     "Backoff": "records",
     "Context": "runtime.context",
     "HttpError": "runtime.context",
+    "Page": "runtime.tables",
     "Response": "runtime.context",
     "Schedule": "records",
     "UploadedFile": "gateway.bodies",
@@ -32,16 +35,20 @@ __all__ = [
     "Backoff",
     "Context",
     "HttpError",
+    "Page",
     "Response",
     "Schedule",
     "UploadedFile",
     "define_function",
+    "q",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
+    if name == "q":
+        return importlib.import_module(".explain.query_words", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
@@ -59,4 +66,4 @@ def _version() -> str:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, "__version__"])
+    return sorted([*globals(), *_HOMES, "__version__", "q"])

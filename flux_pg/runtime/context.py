@@ -12,17 +12,19 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 import msgspec
 import trio
 
 from ..errors import FluxError, UsageError
+from ..explain.query_shape import Asked
 from ..records import HttpRequest, SpanRecord
 from .boundaries.log import span_place
 from .run import Run, asking_frame, current_span
 from .session import current_block
-from .tables import Query, delete_query, find_query, insert_query, update_query
+from .tables import Table, Tables, is_plain, message
 
 Row = dict[str, Any]
 Handle = Callable[[str, dict[str, Any]], Awaitable[Any]]
@@ -107,56 +109,22 @@ def make_request(run: Run) -> Request:
     )
 
 
-class Table:
-    """Structured queries on one table; names are quoted, values always bound."""
-
-    __slots__ = ("_db", "_name")
-
-    def __init__(self, db: Database, name: str) -> None:
-        self._db = db
-        self._name = name
-
-    def insert(self, values: Row | Sequence[Row]) -> Any:
-        """Insert one row (returns it) or several (returns a list)."""
-        query = insert_query(self._name, values)
-        return self._db._run(query, "rows" if isinstance(values, Sequence) else "one")
-
-    def find(
-        self,
-        where: Row | None = None,
-        *,
-        order: str | Sequence[str] = (),
-        limit: int | None = None,
-        offset: int | None = None,
-    ) -> Any:
-        """Rows where every column equals its value (None: is null; a list: any of them)."""
-        return self._db._run(find_query(self._name, where or {}, order, limit, offset), "rows")
-
-    def find_one(self, where: Row) -> Any:
-        """The first row that matches, or None."""
-        return self._db._run(find_query(self._name, where, (), 1, None), "one")
-
-    def update(self, where: Row, values: Row) -> Any:
-        """Change the rows that match; returns them as they are then."""
-        return self._db._run(update_query(self._name, where, values), "rows")
-
-    def delete(self, where: Row) -> Any:
-        """Delete the rows that match; returns them as they were."""
-        return self._db._run(delete_query(self._name, where), "rows")
-
-
 class Database:
     """The function's own transaction on the project's database."""
 
-    __slots__ = ("_blocking", "_handle")
+    __slots__ = ("_blocking", "_handle", "_tables")
 
-    def __init__(self, handle: Handle, blocking: bool) -> None:
+    def __init__(self, handle: Handle, blocking: bool, tables: Tables) -> None:
         self._handle = handle
         self._blocking = blocking
+        self._tables = tables
 
-    def _run(self, query: Query, fetch: str) -> Any:
-        arguments = {"sql": query.sql, "params": query.params, "fetch": fetch}
-        return _ask(self._handle, self._blocking, "db.query", arguments)
+    def _ask_table(self, asked: Asked) -> Any:
+        compiled = self._tables.known(asked.shape)
+        if compiled is not None and is_plain(compiled):
+            return _ask(self._handle, self._blocking, "db.query", message(asked, compiled))
+        answer = partial(self._tables.answer, self._handle)
+        return _ask(answer, self._blocking, "db.table", {"asked": asked})
 
     def query(self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Any:
         """Run a statement; returns its rows as dicts (empty where it gives none).
@@ -195,6 +163,17 @@ class Database:
     def table(self, name: str) -> Table:
         """Structured queries on a table (`schema.name` for one outside the search path)."""
         return Table(self, name)
+
+    def structured(self, document: Mapping[str, Any]) -> Any:
+        """Run a structured query that is there as JSON (`flux.query/1`, see docs/tables.md).
+
+        Returns what the method of `table(...)` of that name does.
+
+        Raises:
+            UsageError: It is no such query, or as that method raises.
+        """
+        answer = partial(self._tables.answer, self._handle)
+        return _ask(answer, self._blocking, "db.table", {"document": document})
 
     def transaction(self) -> Any:
         """A block that is rolled back on its own when it raises.
@@ -433,12 +412,14 @@ class Context:
         "request",
     )
 
-    def __init__(self, run: Run, handle: Handle, ports: Ports, blocking: bool) -> None:
+    def __init__(
+        self, run: Run, handle: Handle, ports: Ports, blocking: bool, tables: Tables
+    ) -> None:
         self._run = run
         self._handle = handle
         self._ports = ports
         self._blocking = blocking
-        self.db = Database(handle, blocking)
+        self.db = Database(handle, blocking, tables)
         self.http = Http(handle, blocking)
         self.queue = Queue(handle, blocking)
         self.job = make_job(run)

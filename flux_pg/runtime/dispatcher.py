@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from ..errors import FluxError, NotFoundError
+from ..explain.query_catalog import CATALOG_QUERY
 from ..queue.push import read_push
 from ..queue.statements import PUSH
 from ..records import Location, SpanRecord
@@ -70,6 +71,7 @@ class Dispatcher:
         self._closed = False
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
             "db.query": self._query,
+            "db.catalog": self._catalog,
             "db.begin": self._begin,
             "db.end": self._end,
             "http.fetch": self._fetch,
@@ -173,6 +175,14 @@ class Dispatcher:
         if fetch == "one":
             return dict(zip(columns, result.rows[0], strict=True)) if result.rows else None
         return [dict(zip(columns, row, strict=True)) for row in result.rows]
+
+    async def _catalog(self) -> list[dict[str, Any]]:
+        """The tables, for structured queries: no step of the function's, so without a span."""
+        run = self._run
+        span = SpanRecord(run.root_span_id, "", "db", "tables", 0)
+        with suspended():
+            result = await self._database.query(run, CATALOG_QUERY, None, span)
+        return [row[0] for row in result.rows]
 
     def _end_failed(
         self, span: SpanRecord, error: BaseException, location: Location | None

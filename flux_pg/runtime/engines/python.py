@@ -12,6 +12,7 @@ from ...errors import UsageError
 from ..context import Context, Ports
 from ..failures import leaf_of
 from ..run import Run
+from ..tables import Tables
 from .base import Handle
 
 _SIGNS_OF_ASYNCIO = (
@@ -27,19 +28,24 @@ MAX_THREADS = 64
 
 
 class PythonEngine:
-    """See the module."""
+    """See the module.
+
+    Args:
+        tables: What structured queries know; by default read from the database at the first need.
+    """
 
     name = "python"
 
-    def __init__(self) -> None:
+    def __init__(self, tables: Tables | None = None) -> None:
         self._threads = trio.CapacityLimiter(MAX_THREADS)
+        self._tables = tables or Tables()
 
     async def invoke(
         self, run: Run, arguments: dict[str, Any], handle: Handle, ports: Ports
     ) -> Any:
         """Run the function; see `Engine.invoke`."""
         spec = run.invocation.function
-        context = Context(run, handle, ports, blocking=not spec.is_async)
+        context = Context(run, handle, ports, not spec.is_async, self._tables)
         given = (context,) if spec.takes_context else ()
         if not spec.is_async:
             return await trio.to_thread.run_sync(
