@@ -52,7 +52,8 @@ class Run:
 
 
 def span_trees(a: Run, b: Run) -> tuple[Tree, Tree]:
-    """The span trees; without the gateway's steps if one of the runs came another way."""
+    """The span trees; without the steps of how it came (the gateway's, the job's) if one of the
+    runs came another way."""
     spans = [list(a.spans), list(b.spans)]
     gates = [any(_is_gate(span) for span in side) for side in spans]
     if gates[0] != gates[1]:
@@ -62,7 +63,7 @@ def span_trees(a: Run, b: Run) -> tuple[Tree, Tree]:
 
 
 def _is_gate(span: Row) -> bool:
-    return str(span.get("kind")).startswith("gateway")
+    return str(span.get("kind")).startswith("gateway") or span.get("name") == "queue.job"
 
 
 # What of a step is compared

@@ -12,12 +12,13 @@ from typing import Any, cast
 import msgspec
 
 from flux_pg.database.pipeline import FixedStatement
-from flux_pg.records import FunctionSpec, Invocation, SpanRecord
+from flux_pg.records import ErrorRecord, ExecutionOutcome, FunctionSpec, Invocation, SpanRecord
 from flux_pg.replay.rebuild import make_replaying
 from flux_pg.replay.recorded import RecordedDatabase, ReplayDatabase, record_of
 from flux_pg.runtime.boundaries.log import BoundaryLog
 from flux_pg.runtime.execution import Executor
 from flux_pg.runtime.recording import Ending, Recorder
+from flux_pg.runtime.replies import Rendered
 from flux_pg.runtime.run import Run
 from flux_pg.runtime.session import RunDatabase
 from flux_pg.runtime.values import to_json
@@ -76,6 +77,19 @@ class ReplayExecutor(Executor):
         if self._from_record:
             return RecordedDatabase(self._own_recorder, run, spec, deadline, self._keep)
         return ReplayDatabase(self._pool, self._own_recorder, run, spec, deadline)
+
+    def _end_root(
+        self,
+        run: Run,
+        outcome: ExecutionOutcome,
+        rendered: Rendered,
+        error: ErrorRecord | None,
+    ) -> Ending:
+        ending = super()._end_root(run, outcome, rendered, error)
+        replay = run.invocation.replay
+        if replay is not None and replay.job is not None:
+            ending.status_code = None  # a job answers nobody, in a replay neither
+        return ending
 
     def _make_child(
         self,

@@ -22,8 +22,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flux_pg.records import ErrorRecord, SpanRecord
+from flux_pg.replay.draws import Drawing
 from flux_pg.replay.source import RecordedRun
+from flux_pg.replay.withheld import Withheld, is_mark
 from flux_pg.runtime.boundaries.log import BoundaryLog
+from flux_pg.runtime.boundaries.modes import REDACTED
 from flux_pg.runtime.boundaries.redacting import redact_entry
 from flux_pg.runtime.boundaries.serving import Divergence, Serving
 from flux_pg.runtime.redaction import Redactor
@@ -43,6 +46,7 @@ class Trail:
         supplied: Values that no record holds and that were supplied, by path.
         records: The request's own, and those of the functions it called.
         withheld: Places whose values the record does not hold, and which the function was given.
+        drawing: What it draws from sequences, where that is given to it; else None.
     """
 
     def __init__(self) -> None:
@@ -50,6 +54,7 @@ class Trail:
         self.supplied: list[str] = []
         self.records: list[Record] = []
         self.withheld: list[str] = []
+        self.drawing: Drawing | None = None
 
     def note(self, divergence: Divergence, prefix: str) -> Divergence:
         """Keep the first divergence."""
@@ -123,6 +128,7 @@ class ReplayServing(Serving):
     ) -> None:
         super().__init__(run.boundaries, lambda *entry: redact_entry(redactor, *entry))
         self.incomplete = []  # of the recording; it is no fault of this run's record
+        self._mark = redactor.mark
         self._trail = trail
         self._prefix = prefix
         self._allowed = allowed
@@ -140,10 +146,25 @@ class ReplayServing(Serving):
             place.calls += 1
             self._trail.supplied.append(f"{self._prefix}{kind} {name}".strip())
             return Supplied(self._supply(kind, name, request))
+        withheld = self._withheld(place, kind, name)
+        if withheld is not None:
+            place.calls += 1
+            return Supplied(withheld)
         observation = super().begin(place, kind, name, request)
         if kind == "clock":
             self._clocks.note(name, observation.entry.value)
         return observation
+
+    def _withheld(self, place: BoundaryLog, kind: str, name: str) -> Withheld | None:
+        """A secret variable of the environment: it may be passed on and compared."""
+        entry = self.upcoming(place)
+        if kind != "environment" or entry is None or (entry.kind, entry.name) != (kind, name):
+            return None
+        if entry.state != REDACTED or not is_mark(entry.value):
+            return None
+        where = f"{self._prefix}environment {name}"
+        self._trail.withheld.append(where)
+        return Withheld(entry.value, where, self._mark, self.diverge)
 
     def _supply(self, kind: str, name: str, request: Any) -> Any:
         if kind == "clock":
@@ -219,6 +240,12 @@ class Steps:
         self._next[place] = index + 1
         here = self._spans.get(place, [])
         return (*place, index), here[index] if index < len(here) else None
+
+    def upcoming(self, place: Key) -> SpanRecord | None:
+        """The recorded step that is asked for next at a place, without taking it."""
+        index = self._next.get(place, 0)
+        here = self._spans.get(place, [])
+        return here[index] if index < len(here) else None
 
     def left(self) -> tuple[tuple[str, str, int], SpanRecord] | None:
         """The first recorded step that nobody asked for."""

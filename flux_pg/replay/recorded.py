@@ -24,9 +24,11 @@ from flux_pg.queue.statements import PUSH
 from flux_pg.records import ErrorRecord, ExecutionOutcome, FunctionSpec, SpanRecord
 from flux_pg.replay.record import Record, as_json, describe
 from flux_pg.replay.withheld import contains_withheld, is_mark, withhold
+from flux_pg.runtime.boundaries.log import current_log
 from flux_pg.runtime.boundaries.serving import Divergence
+from flux_pg.runtime.dispatcher import FAILED_COMMIT
 from flux_pg.runtime.recording import Ending, Recorder
-from flux_pg.runtime.run import Run
+from flux_pg.runtime.run import Run, current_run
 from flux_pg.runtime.session import Block, RunDatabase
 from flux_pg.runtime.statements import StatementRefused
 from flux_pg.runtime.transaction import CommitFailed
@@ -193,13 +195,20 @@ class RecordedDatabase(RunDatabase):
         return Block(self, cast(Any, None), None, self._block())
 
     async def end_block(self, block: Block, commit: bool) -> None:
-        """End a block."""
+        """End a block.
+
+        Raises:
+            psycopg.Error: It could not be committed then.
+        """
         block.is_open = False
-        if not commit:
+        failure = _failed_commit() if commit else None
+        if not commit or failure is not None:
             for called in block.called:
                 called.roll_back()
         around = block.parent.called if block.parent is not None else self._called
         around += block.called
+        if failure is not None:
+            raise failure
 
     async def succeed(self, run: Run, ending: Ending) -> None:
         """Give the record of the replay to who keeps it.
@@ -260,10 +269,26 @@ class ReplayDatabase(RunDatabase):
         withheld = contains_withheld(params)
         if withheld is not None:
             str(withheld)  # it is needed itself: that is the divergence
+        if record.trail.drawing is not None:
+            await record.trail.drawing.before(sql)
         return await super().query(run, sql, params, span, native)
 
     def note_push(self, delay_s: float) -> None:
         """Nobody waits for a job of a replay."""
+
+
+def _failed_commit() -> BaseException | None:
+    """What the COMMIT of a block failed with then, if that is what the record says next here."""
+    run, log = current_run.get(), current_log.get()
+    if run is None:
+        return None
+    record = record_of(run)
+    place = (log.span_path, log.task_path) if log is not None else ("", "")
+    span = record.statements.upcoming(place)
+    if span is None or span.name != FAILED_COMMIT or span.error is None:
+        return None
+    key, _ = record.statements.take(span)
+    return make_error(record, key, span)
 
 
 def _expected(output: dict[str, Any]) -> int:

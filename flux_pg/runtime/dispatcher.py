@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
+import psycopg
 import trio
 
 from ..errors import FluxError, NotFoundError
@@ -31,6 +32,9 @@ from .values import plain
 
 T = TypeVar("T")
 CallFunction = Callable[[Run, str, dict[str, Any], SpanRecord], Awaitable[Any]]
+
+FAILED_COMMIT = "commit"
+"""Name of the span of a block that could not be committed; a function's own COMMIT is refused."""
 
 
 class Dispatcher:
@@ -203,8 +207,11 @@ class Dispatcher:
         return block
 
     async def _end(self, block: Block, commit: bool) -> None:
-        with suspended():
+        try:
             await self._database.end_block(block, commit)
+        except psycopg.Error as error:
+            note_failed_commit(self._run, error)
+            raise
 
     # Outside
 
@@ -279,6 +286,14 @@ class Dispatcher:
 
     def _read_environment(self, name: str) -> str | None:
         return _observed("environment", name, lambda: self._environment.get(name))
+
+
+def note_failed_commit(run: Run, error: psycopg.Error) -> None:
+    """Record that a block could not be committed: no statement of the function's says so."""
+    location = run.caller_location()
+    asked = {"sql": "commit", "params": None}
+    span = run.begin_span("db", FAILED_COMMIT, asked, _place_attributes(), location)
+    run.end_span(span, error=describe_error(error, run.project_prefix, run.secrets, run.redactor))
 
 
 def _place_attributes() -> dict[str, Any] | None:

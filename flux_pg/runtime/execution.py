@@ -35,7 +35,7 @@ from .arguments import bind_arguments
 from .boundaries.log import BoundaryLog, current_log
 from .boundaries.modes import Limits, Recording
 from .boundaries.tasks import ensure_task_paths
-from .dispatcher import Dispatcher, no_such_function
+from .dispatcher import Dispatcher, no_such_function, note_failed_commit
 from .engines.base import Engine
 from .failures import describe_error, leaf_of
 from .journal import Journal
@@ -507,6 +507,7 @@ class Executor:
             await database.end_block(block, finished.error is None)
         except psycopg.Error as error:
             if finished.error is None:
+                note_failed_commit(child, error)
                 finished = Finished(error=error, outcome="error")
         self._close_child(child, database, span, finished, rendered)
         if finished.error is not None:
