@@ -105,15 +105,6 @@ def confirm_in_place(scope: Scope, conninfo: str, yes: bool) -> None:
         raise click.Abort
 
 
-def _row_changes(database: Database, request_id: str) -> list[dict[str, Any]]:
-    """What the recorded request changed."""
-    row = database.execute(
-        "select flux.trace(%s) -> 'mutations' as changes", (request_id,)
-    ).fetchone()
-    assert row is not None
-    return row["changes"] or []
-
-
 def _resolve(database: Database, request: str) -> str:
     row = database.execute("select flux.resolve_request(%s)::text as id", (request,)).fetchone()
     assert row is not None
@@ -126,7 +117,7 @@ async def _replay(
 ) -> tuple[dict[str, Any], int]:  # fmt: skip
     """Replay one request; the document, and the exit code."""
     from flux_pg.replay.engine import LiveRecord, open_child
-    from flux_pg.replay.source import load_request
+    from flux_pg.replay.source import load_changes, load_request
     from flux_pg.replay.targets import open_target
     from flux_pg.replay.verdict import judge
 
@@ -147,7 +138,7 @@ async def _replay(
             scope.note(note)
         result = await child.replay(run)
         target.explain(result, run)
-    changes = _row_changes(opened.database, request_id) if mode != "recorded" else None
+    changes = load_changes(opened.database, [run])[request_id] if mode != "recorded" else None
     verdict = judge(run, result, changes)
     entry = describe_replay(run, result, verdict)
     document = {

@@ -55,7 +55,7 @@ from flux_pg.runtime.redaction import Redactor
 from flux_pg.runtime.registry import Registry, load_functions
 from flux_pg.runtime.values import plain, to_json
 
-CONNECTIONS = 4
+CONNECTIONS = 6
 """Opened before the process is locked; none can be opened afterwards."""
 
 _FOREVER_S = 1e9
@@ -127,7 +127,6 @@ class Child:
             self._settings.database_url,
             max_size=size,
             configure=configure_connection,
-            timeout_s=_FOREVER_S,
             client_encoding="utf8",
             max_lifetime_s=_FOREVER_S,
             max_idle_s=_FOREVER_S,

@@ -30,6 +30,7 @@ import flux_pg
 from flux_pg.config import Settings
 from flux_pg.errors import FluxError
 from flux_pg.records import Kind
+from flux_pg.replay.draws import Draw
 from flux_pg.replay.frames import Frames
 from flux_pg.replay.live_record import LiveRecord, Replay, ReplayResult
 from flux_pg.replay.relay import ask_outside
@@ -86,10 +87,14 @@ class Child:
         self.egress = "not enforced"
         self.egress_reason = ""
 
-    async def replay(self, recorded: RecordedRun) -> ReplayResult:
+    async def replay(self, recorded: RecordedRun, draws: Sequence[Draw] = ()) -> ReplayResult:
         """Run a recorded request again, and write the record of that, unless `write` does later.
 
         Several may run at once. Cancellation: the child may go on; close it.
+
+        Args:
+            recorded: The request.
+            draws: What it is to draw from sequences; the database must be a scratch one.
         """
         self._number += 1
         number = self._number
@@ -97,7 +102,7 @@ class Child:
         self._waiting[number] = send
         limit_s = self._timeouts.get(recorded.function or "", self._settings.request_timeout_s)
         try:
-            answer = await self._ask(number, recorded, receive, limit_s)
+            answer = await self._ask(number, recorded, draws, receive, limit_s)
         finally:
             del self._waiting[number]
         result = self._read(recorded, answer)
@@ -115,10 +120,13 @@ class Child:
         self,
         number: int,
         recorded: RecordedRun,
+        draws: Sequence[Draw],
         receive: trio.MemoryReceiveChannel[dict[str, Any]],
         limit_s: float,
     ) -> dict[str, Any]:
-        message = {"type": "replay", "id": number, "kind": self._kind, "record": recorded}
+        message = {
+            "type": "replay", "id": number, "kind": self._kind, "record": recorded, "draws": draws,
+        }  # fmt: skip
         with trio.move_on_after(limit_s + _GRACE_S):
             try:
                 await self._frames.send(message)

@@ -17,19 +17,16 @@ import trio
 from flux_pg.analysis.diff_document import Comparison
 from flux_pg.config import Settings
 from flux_pg.replay.compare import compare_replay
+from flux_pg.replay.draws import Draw, Sequences
 from flux_pg.replay.engine import Child, LiveRecord, Mode, ReplayResult, open_child
 from flux_pg.replay.incident_order import earliest, in_commit_order
 from flux_pg.replay.incident_selection import Candidate
 from flux_pg.replay.scratch import open_scratch, snapshot_before
-from flux_pg.replay.source import RecordedRun, load_requests
+from flux_pg.replay.source import RecordedRun, load_changes, load_requests
 from flux_pg.replay.targets import Target
 
 _CHUNK = 100
 _AT_ONCE = {"recorded": 16, "as-of": 1, "in-place": 1}
-_CHANGES = """
-select x.id::text, flux.mutations_json(x.id)::text as changes
-from unnest(%s::uuid[]) as x (id)
-"""
 
 
 @dataclass(frozen=True)
@@ -60,10 +57,13 @@ class Incident:
     on_output: Callable[[bytes], None] | None = None
     done: list[Replayed] = field(default_factory=list)
     egress: str = "enforced"
+    _sequences: Sequences | None = None
 
     async def play(self, candidates: Sequence[Candidate]) -> list[Replayed]:
         """Replay all of them; what came of each, in the order of replay."""
         ordered = in_commit_order(candidates)
+        if self.mode == "as-of":
+            self._sequences = await trio.to_thread.run_sync(Sequences, self.conn)
         seeds = list(dict.fromkeys(one.hash_seed for one in ordered))
         live = LiveRecord(self.write_conn)
         async with self._children(live, seeds) as children, trio.open_nursery() as nursery:
@@ -116,12 +116,8 @@ class Incident:
                     )  # fmt: skip
 
     def _load(self, ids: list[str]) -> tuple[dict[str, RecordedRun], dict[str, Any]]:
-        from flux_pg.analysis.text import read_json
-
         runs = load_requests(self.conn, ids)
-        with self.conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
-            rows = cursor.execute(_CHANGES, (ids,)).fetchall()
-        return runs, {request_id: read_json(text) for request_id, text in rows}
+        return runs, load_changes(self.conn, list(runs.values()))
 
     async def _run(
         self,
@@ -132,7 +128,7 @@ class Incident:
         release: Callable[[], None],
     ) -> None:
         try:
-            result = await child.replay(run)
+            result = await child.replay(run, self._draws(changes))
         finally:
             release()
         self.target.explain(result, run)
@@ -140,6 +136,9 @@ class Incident:
         self.done.append(replayed)
         self.on_replayed(replayed)
         await written.send((child, replayed))
+
+    def _draws(self, changes: Any) -> list[Draw]:
+        return self._sequences.drawn(changes) if self._sequences is not None else []
 
     async def _write(self, receive: trio.MemoryReceiveChannel[tuple[Child, Replayed]]) -> None:
         """Write what has been replayed: whatever waits, in one transaction."""

@@ -21,6 +21,7 @@ from flux_pg.database import migrations, roles
 from flux_pg.database.cluster import SUPERUSER, running_socket_dir
 from flux_pg.database.embedded import EmbeddedServer
 from flux_pg.replay import scratch_schema as definitions
+from flux_pg.replay.draws import STAND_FUNCTION
 from flux_pg.replay.scratch_forward import Forward
 from flux_pg.replay.scratch_rows import Loader, Refused
 from flux_pg.replay.scratch_schema import ScratchError
@@ -241,6 +242,7 @@ class Maker:
                     "select flux.track(to_regclass(%s)) where to_regclass(%s) is not null",
                     (table.quoted, table.quoted),
                 )
+        admin.execute(STAND_FUNCTION)
         # Plans as at the source, as far as that is possible; nothing else will do it.
         admin.execute("analyze")
         loader.close_refused()

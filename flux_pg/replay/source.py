@@ -10,9 +10,14 @@ import msgspec
 import psycopg
 from psycopg.rows import dict_row
 
+from flux_pg.analysis.text import read_json
 from flux_pg.errors import FluxError, NotFoundError
 from flux_pg.records import ErrorRecord, SpanRecord
 
+_CHANGES = """
+select x.id::text, flux.mutations_json(x.id)::text as changes
+from unnest(%s::uuid[]) as x (id)
+"""
 MAX_CALLS = 1000
 """How many called functions of one request are read."""
 
@@ -101,6 +106,11 @@ class RecordedRun(msgspec.Struct, kw_only=True, omit_defaults=True):
         """Whether it ended in anything but `ok`."""
         return self.outcome != "ok"
 
+    @property
+    def ids(self) -> list[str]:
+        """Its own id, and those of the functions that it called."""
+        return [self.request_id, *(inner for called in self.calls for inner in called.ids)]
+
 
 class NotReplayable(FluxError):
     """There is nothing to run again; the message says why."""
@@ -140,6 +150,20 @@ def load_requests(
         runs = [run for run in (_read(row["document"]) for row in rows) if not _refusal(run)]
         _load_calls(cursor, runs, MAX_CALLS * len(runs))
     return {run.request_id: run for run in runs}
+
+
+def load_changes(
+    conn: psycopg.Connection[Any], runs: Sequence[RecordedRun]
+) -> dict[str, list[dict[str, Any]]]:
+    """The row changes of requests and of what they called, as in `flux.trace/1`, by request."""
+    wanted = {run.request_id: run.ids for run in runs}
+    with conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(_CHANGES, ([one for ids in wanted.values() for one in ids],))
+        found = {row["id"]: read_json(row["changes"]) for row in rows}
+    return {
+        request_id: sorted((c for one in ids for c in found[one]), key=lambda c: int(c["seq"]))
+        for request_id, ids in wanted.items()
+    }
 
 
 def _check(run: RecordedRun) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import Database
 from tests.replay.conftest import Lab, make_lab
+from tests.runtime.application import SCHEMA
 
 COUNTER = """
 @define_function
@@ -77,3 +78,35 @@ async def test_what_ran_in_a_window_does_the_same_on_the_same_code(lab: Lab) -> 
         assert (code, document["summary"]) == (0, {"same": 5})
         (row,) = harness.rows("select n from counters where id = 1")
         assert row["n"] == 15
+
+
+SHOP = """
+@define_function
+async def order(ctx: Context, name: str, lines: int = 2) -> dict:
+    user = await ctx.db.table("users").insert({{"email": name, "plan": "{plan}"}})
+    for line in range(lines):
+        await ctx.db.execute("insert into entries (note) values (%s)", [f"{{name}} {{line}}"])
+    return {{"id": user["id"]}}
+
+@define_function
+async def plan(ctx: Context, id: int) -> dict:
+    row = await ctx.db.fetch_one("select email, plan from users where id = %s", [id])
+    if row["plan"] == "broken":
+        raise ValueError("a plan that nobody has")
+    return row
+"""
+ENTRIES = "create table entries (id bigint generated always as identity primary key, note text)"
+
+
+async def test_a_fixed_writer_fixes_a_later_reader_and_keys_stay_what_they_were(lab: Lab) -> None:
+    async with lab.recording(SHOP.format(plan="broken"), schema=SCHEMA + ENTRIES) as harness:
+        for name in ("a", "b", "c"):
+            reply = await harness.call("order", name=name)
+            await harness.call("plan", id=json.loads(reply.body)["id"])
+        lab.rewrite(SHOP.format(plan="free"))
+        code, document = incident(lab, "1h..now")
+        assert verdicts(document) == ["changed", "fixed"] * 3, document
+        assert [one["now"]["response"] for one in document["requests"]][1::2] == [
+            {"email": name, "plan": "free"} for name in ("a", "b", "c")
+        ]
+        assert code == 1
