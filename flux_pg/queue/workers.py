@@ -32,6 +32,7 @@ PREFETCH_S = 0.1
 MAX_PREFETCH = 64
 _RETRY_S = 0.5
 _END_S = 2.0
+_LULL_S = 0.005
 _UNHEARD_S = 0.3
 """A job that was due for longer than this when a poll found it should have been heard of."""
 
@@ -176,6 +177,9 @@ class JobWorkers:
             return
         if self._polling and any(map(_was_missed, claimed)):
             self._listener.doubt()
+        # What was claimed begins first: to ask what comes next would be in its way.
+        if claimed and await self._wakeup.wait(trio.current_time() + _LULL_S):
+            return
         if not self._draining:
             next_s = await self._control.seconds_to_next()
             if next_s is not None:
