@@ -85,9 +85,12 @@ def render(document: dict[str, Any], style: Style, width: int) -> str:
         lines += _entry(one, style, width)
     total = len(document["requests"])
     how = document["mode"] + (", chained" if document["chained"] else "")
+    still = sum(_still_fails(one) for one in document["requests"])
+    failing = f", {style.bad(f'{still} of them still failing')}" if still else ""
     lines += [
         "",
-        f"{style.strong(plural(total, 'request'))}: {count_verdicts(document['summary'], style)}",
+        f"{style.strong(plural(total, 'request'))}: {count_verdicts(document['summary'], style)}"
+        f"{failing}",
         style.dim(f"{how}  egress: {document['egress']}"),
     ]
     if document["partial"]:
@@ -95,10 +98,14 @@ def render(document: dict[str, Any], style: Style, width: int) -> str:
     return "\n".join(lines)
 
 
+def _still_fails(one: dict[str, Any]) -> bool:
+    return bool(one["verdict"] == "same" and one["now"]["outcome"] != "ok")
+
+
 def _entry(one: dict[str, Any], style: Style, width: int) -> list[str]:
     verdict = one["verdict"]
     note = one["problem"]["message"] if one["problem"] else NOTES[verdict]
-    if verdict == "same" and one["now"]["outcome"] != "ok":
+    if _still_fails(one):
         note = "it still fails as it did then"
     word = paint_verdict(f"{verdict:<11}", verdict, style)
     lines = [
