@@ -5,6 +5,7 @@ The seed is printed; FLUX_TEST_SEED repeats a run, FLUX_TEST_SCALE multiplies it
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -22,6 +23,8 @@ from tests.oracle.workload import SCHEMA, Workload
 SCALE = float(os.environ.get("FLUX_TEST_SCALE", "1"))
 pytestmark = pytest.mark.timeout(400 * max(1.0, SCALE))
 TABLES = ("plain", "parts", "bag", "busy", "child")
+KEYS = {"plain": ("id",), "parts": ("id", "k"), "busy": ("id",), "child": ("id",)}
+KEYS_ASKED = 3
 
 
 @dataclass
@@ -100,6 +103,25 @@ def check_states(conn: psycopg.Connection, moments: list[Moment | None]) -> None
             assert found == moment.rows[table], (
                 f"{table} as of step {moment.step}: extra {found - moment.rows[table]},"
                 f" missing {moment.rows[table] - found}"
+            )
+
+
+def check_rows(
+    conn: psycopg.Connection, table: str, key: tuple[str, ...], moments: list[Moment]
+) -> None:
+    """Some of the rows there ever were, one by one, at each moment."""
+    ever = sorted({row[: len(key)] for moment in moments for row in moment.rows[table]}, key=str)
+    for moment in moments:
+        dice = random.Random(f"{table} {moment.step}")
+        for values in dice.sample(ever, min(len(ever), KEYS_ASKED)):
+            found = conn.execute(
+                "select (flux.row_before(%s, %s, %s)).images",
+                [table, moment.snapshot, json.dumps(dict(zip(key, values, strict=True)))],
+            ).fetchone()
+            assert found is not None
+            there = [row for row in moment.rows[table] if row[: len(key)] == values]
+            assert found[0] == (list(there[0]) if there else None), (
+                f"{table} {values} as of step {moment.step}: {found[0]}, not {there}"
             )
 
 
@@ -200,6 +222,8 @@ def test_the_log_agrees_with_the_model(database: Database) -> None:
             workload.settle()
             check_model(conn, workload.model, history=True)
             check_states(conn, moments)
+            for table, key in KEYS.items():
+                check_rows(conn, table, key, list(filter(None, moments)))
             check_replay(conn, "busy")
             check_replay(conn, "child")
             # From here on nothing of what was is in the log but who owns what.
