@@ -1,0 +1,250 @@
+"""Small random worlds: tables, views, policies, grants and roles, and statements about them."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+TABLES = ("docs", "teams", "notes")
+COLUMNS = ("id", "owner", "team", "val", "note", "flag")
+_DEFINITIONS = """
+create table {name} (
+    id int primary key, owner text default current_user, team int, val int default 1,
+    note text, flag boolean
+)
+"""
+PEOPLE = ("ann", "bob", "cy")
+
+
+@dataclass
+class World:
+    """A world as the SQL that makes it; role names carry a tag, since roles are the cluster's."""
+
+    seed: int
+    tag: str
+    ddl: list[str] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    views: list[str] = field(default_factory=list)
+
+    def make(self) -> World:
+        """Choose everything."""
+        chance = random.Random(self.seed)
+        self.roles = [f"{name}_{self.tag}" for name in (*PEOPLE, "staff")]
+        for name in TABLES:
+            self.ddl.append(_DEFINITIONS.format(name=name))
+            self._rows(chance, name)
+        for name in TABLES:
+            self._security(chance, name)
+        for number in range(chance.randint(1, 3)):
+            self._view(chance, f"view{number}")
+        member = chance.choice(self.roles[:3])
+        self.ddl.append(f"grant {self.roles[3]} to {member}")
+        return self
+
+    def _rows(self, chance: random.Random, name: str) -> None:
+        people = [*self.roles, "nobody"]
+        for key in range(chance.randint(0, 9)):
+            values = (
+                key, chance.choice(people), chance.choice([0, 1, 2, None]),
+                chance.choice([0, 1, 5, 9, None]), chance.choice(["x", "y", "secret", None]),
+                chance.choice([True, False, None]),
+            )  # fmt: skip
+            self.ddl.append(f"insert into {name} values ({', '.join(map(_literal, values))})")
+
+    def _security(self, chance: random.Random, name: str) -> None:
+        if chance.random() < 0.85:
+            self.ddl.append(f"alter table {name} enable row level security")
+        for number in range(chance.choice([0, 1, 1, 2, 2, 3, 4])):
+            self.ddl.append(self._policy(chance, name, number))
+        if chance.random() < 0.8:
+            self.ddl.append(f"grant select, insert, update, delete on {name} to public")
+        else:
+            for role in self.roles:
+                columns = ", ".join(sorted(chance.sample(COLUMNS, chance.randint(1, 6))))
+                for right in ("select", "insert", "update"):
+                    if chance.random() < 0.7:
+                        self.ddl.append(f"grant {right} ({columns}) on {name} to {role}")
+                if chance.random() < 0.6:
+                    self.ddl.append(f"grant delete on {name} to {role}")
+
+    def _policy(self, chance: random.Random, name: str, number: int) -> str:
+        command = chance.choice(["all", "all", "select", "select", "insert", "update", "delete"])
+        kind = "restrictive" if chance.random() < 0.25 else "permissive"
+        to = chance.choice(["public", "public", *self.roles])
+        parts = [f"create policy p{number} on {name} as {kind} for {command} to {to}"]
+        others = [other for other in TABLES if TABLES.index(other) > TABLES.index(name)]
+        if chance.random() < 0.02:
+            others = list(TABLES)  # may be endless
+        if command != "insert":
+            parts.append(f"using ({self.predicate(chance, name, others)})")
+        if command in ("insert", "update", "all") and (
+            command == "insert" or chance.random() < 0.4
+        ):
+            parts.append(f"with check ({self.predicate(chance, name, others)})")
+        return " ".join(parts)
+
+    def predicate(self, chance: random.Random, name: str, others: list[str], depth: int = 0) -> str:
+        """A condition as policies have it."""
+        other = chance.choice(others) if others else None
+        forms = [
+            "owner = current_user",
+            "owner = current_user",
+            "owner = nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub'",
+            "team = (nullif(current_setting('flux.claims', true), '')::jsonb ->> 'team')::int",
+            "coalesce(nullif(current_setting('app.level', true), ''), '0')::int > 3",
+            "flag", "not flag", "true", "true", "val > 0", "val <> 5", "team in (0, 1)",
+            "note is distinct from 'secret'", "note = 'x'",
+            f"pg_has_role('{self.roles[3]}', 'member')",
+        ]  # fmt: skip
+        if other is not None:
+            forms += [
+                f"exists (select 1 from {other} as o where o.team = {name}.team)",
+                f"team in (select team from {other} where owner = current_user)",
+                f"id < (select count(*) from {other})",
+            ] * 2
+        first = chance.choice(forms)
+        if depth or chance.random() < 0.6:
+            return first
+        second = self.predicate(chance, name, others, depth + 1)
+        return f"({first}) {chance.choice(['and', 'or'])} ({second})"
+
+    def _view(self, chance: random.Random, name: str) -> None:
+        options = chance.choice(["", "with (security_invoker)", "with (security_invoker)"])
+        base = chance.choice([*TABLES, *self.views])
+        where = chance.choice(["", " where owner = current_user", " where val > 0 or flag"])
+        self.views.append(name)
+        columns = ", ".join(COLUMNS)
+        self.ddl.append(f"create view {name} {options} as select {columns} from {base}{where}")
+        self.ddl.append(f"grant select on {name} to public")
+        if chance.random() < 0.5:
+            self.ddl.append(f"alter view {name} owner to {chance.choice(self.roles)}")
+
+
+def _literal(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return f"'{value}'"
+    return str(value).lower()
+
+
+@dataclass
+class Queries:
+    """Random statements about a world."""
+
+    world: World
+    chance: random.Random
+
+    def select(self) -> str:
+        """A query."""
+        return self.chance.choice(
+            [self._plain, self._plain, self._joined, self._joined, self._grouped, self._nested,
+             self._cte, self._union, self._outer, self._lateral, self._locked, self._odd]
+        )()  # fmt: skip
+
+    def table(self) -> str:
+        return self.chance.choice([*TABLES, *TABLES, *self.world.views])
+
+    def condition(self, alias: str = "") -> str:
+        """A condition as users write it; some of them fail on some rows."""
+        a = f"{alias}." if alias else ""
+        return self.chance.choice([
+            f"{a}val > 0", f"{a}owner = current_user", f"{a}team = 1", f"{a}note = 'x'",
+            f"{a}flag", f"{a}id between 1 and 5", f"{a}val is null", f"{a}note <> 'secret'",
+            f"10 / {a}val > 1", f"{a}note::text like 's%'", f"length({a}note) > 1",
+            f"{a}id in (select id from {self.table()})",
+            f"exists (select from {self.table()} as i where i.team = {a}team)" if alias
+            else "true",
+            f"{a}team = any (array[0, 1])", f"not ({a}val = 5 or {a}flag)",
+        ])  # fmt: skip
+
+    def _where(self, alias: str = "") -> str:
+        return f" where {self.condition(alias)}" if self.chance.random() < 0.6 else ""
+
+    def _plain(self) -> str:
+        what = self.chance.choice(
+            ["*", "id, owner", "count(*)", "d.*", "d", "d.note, d.val", "id + 1 as next", "1"]
+        )
+        return f"select {what} from {self.table()} as d{self._where('d')}"
+
+    def _joined(self) -> str:
+        kind = self.chance.choice(["join", "left join", "right join", "full join"])
+        on = self.chance.choice(["on a.team = b.team", "using (team)", "on a.id = b.val"])
+        what = self.chance.choice(["a.id, b.id", "*", "count(*)", "a.owner, b.note", "team"])
+        if what == "team" and not on.startswith("using"):
+            what = "b.team"
+        return f"select {what} from {self.table()} a {kind} {self.table()} b {on}{self._where('b')}"
+
+    def _grouped(self) -> str:
+        table, where = self.table(), self._where()
+        return self.chance.choice([
+            f"select team, count(*), sum(val) from {table}{where} group by team",
+            f"select owner, max(val) from {table}{where} group by 1 having count(*) > 1",
+            f"select d.id, d.note, d.val from docs d{self._where('d')} group by d.id",
+            f"select distinct team from {table}{where} order by team nulls first limit 2",
+            f"select team, rank() over (partition by flag order by id) from {table}{where}",
+            f"select count(*) filter (where val > 1) from {table}{where}",
+        ])  # fmt: skip
+
+    def _nested(self) -> str:
+        inner = f"select * from {self.table()}{self._where()}"
+        return f"select s.id, s.note from ({inner}) as s{self._where('s')}"
+
+    def _cte(self) -> str:
+        name = self.chance.choice(["q", self.table()])
+        return (
+            f"with {name} as (select * from {self.table()}{self._where()})"
+            f" select {name}.id, x.owner from {name} join {self.table()} x"
+            f" on x.id = {name}.id"
+        )
+
+    def _union(self) -> str:
+        word = self.chance.choice(["union", "union all", "except", "intersect"])
+        return (
+            f"select id, team from {self.table()}{self._where()} {word}"
+            f" select id, team from {self.table()}{self._where()} order by 1, 2"
+        )
+
+    def _outer(self) -> str:
+        return (
+            f"select t.id, (select max(i.val) from {self.table()} i where i.team = t.team)"
+            f" from {self.table()} t{self._where('t')}"
+        )
+
+    def _lateral(self) -> str:
+        return (
+            f"select t.id, l.n from {self.table()} t, lateral (select count(*) as n"
+            f" from {self.table()} i where i.val < t.val) l{self._where('t')}"
+        )
+
+    def _locked(self) -> str:
+        how = self.chance.choice(["for update", "for share", "for no key update of d"])
+        return f"select id from {self.chance.choice(TABLES)} as d{self._where('d')} {how}"
+
+    def _odd(self) -> str:
+        table = self.table()
+        return self.chance.choice([
+            f"table {table}", f"select from {table}", f"select to_jsonb(d) from {table} d",
+            f"select current_user, owner from {table}", f"values ((select count(*) from {table}))",
+            f"select * from only {self.chance.choice(TABLES)}",
+            f"select a, b from {table} as t(a, b)", f"select (d).id, d.val from {table} d",
+            f"select id from public.{table} natural join docs",
+            f"with recursive r(n) as (select 1 union select n + 1 from r, {table} where n < 3)"
+            " select * from r",
+            f"select id, generate_series(1, val) from {table} where val < 3",
+        ])  # fmt: skip
+
+    def claims(self) -> tuple[Any, dict[str, str]]:
+        """Claims, and other settings."""
+        person = self.chance.choice(self.world.roles)
+        claims = self.chance.choice([None, {"sub": person, "team": self.chance.randint(0, 2)}])
+        return claims, self.chance.choice([{}, {"app.level": "5"}, {"app.level": "2"}])
+
+
+def claim_settings(claims: Any, settings: dict[str, str]) -> dict[str, str]:
+    """The settings that a session with these claims has."""
+    text = json.dumps(claims, ensure_ascii=False)
+    given = {} if claims is None else {"flux.claims": text, "request.jwt.claims": text}
+    return {**given, **settings}
