@@ -24,6 +24,7 @@ from flux_pg.config import Settings
 from flux_pg.database.pipeline import FixedStatement, Statement, run_batch
 from flux_pg.database.pool import Pool
 from flux_pg.errors import FluxError
+from flux_pg.explain.query_catalog import Catalog
 from flux_pg.records import Invocation, Kind
 from flux_pg.replay import refusing
 from flux_pg.replay.clock import make_idle_clock
@@ -53,6 +54,7 @@ from flux_pg.runtime.control import Problem, decode_settings
 from flux_pg.runtime.engines.python import PythonEngine
 from flux_pg.runtime.redaction import Redactor
 from flux_pg.runtime.registry import Registry, load_functions
+from flux_pg.runtime.tables import Tables
 from flux_pg.runtime.values import plain, to_json
 
 CONNECTIONS = 6
@@ -167,7 +169,7 @@ class Child:
             keep=self._keep,
             pool=cast(Any, pool),
             functions=registry.functions,
-            engines={"python": PythonEngine()},
+            engines={"python": PythonEngine(self._tables())},
             settings=self._settings,
             redactor=self._redactor,
             environment=environment,
@@ -175,6 +177,11 @@ class Child:
             commit=self._start["source"]["commit"],
             on_finished=self._note_finished,
         )
+
+    def _tables(self) -> Tables:
+        """What structured queries know of the tables: the database says it, if there is one."""
+        known = self._start["tables"]
+        return Tables() if known is None else Tables(Catalog.of(known), fixed=True)
 
     def _keep(self, statement: FixedStatement) -> None:
         values = texts_of(statement)

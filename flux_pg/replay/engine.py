@@ -234,11 +234,13 @@ async def open_child(
     ready = replace(settings, project_dir=directory, database_url=database_url, recording="on")
     source = await trio.to_thread.run_sync(identify_source, directory)
     redaction = await trio.to_thread.run_sync(live.redaction, settings.redact)
+    tables = await trio.to_thread.run_sync(live.tables) if mode == "recorded" else None
     start = {
         "settings": encode_settings(ready),
         "mode": mode,
         "lock": lock,
         "redaction": redaction,
+        "tables": tables,
         "allow_hosts": list(allow_hosts),
         "source": source._asdict(),
     }

@@ -14,6 +14,7 @@ import msgspec
 import psycopg
 
 from flux_pg import __version__
+from flux_pg.explain.query_catalog import CATALOG_QUERY
 from flux_pg.records import ErrorRecord, Kind, SpanRecord
 from flux_pg.replay.source import RecordedRun
 from flux_pg.runtime.deployment import Source
@@ -87,6 +88,11 @@ class LiveRecord:
             "patterns": [*(row[0] for row in patterns), *(name.lower() for name in extra)],
             "columns": [list(row) for row in columns],
         }
+
+    def tables(self) -> list[dict[str, Any]]:
+        """What structured queries know of the tables, for a child that cannot look."""
+        with self._conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
+            return [row[0] for row in cursor.execute(CATALOG_QUERY.encode())]
 
     def register(self, source: Source, hash_seed: str | None, functions: Any) -> int:
         """The number of the deployment that a child runs."""
