@@ -43,12 +43,16 @@ def snapshot(conninfo: str) -> str:
     return str(value(conninfo, "select pg_current_snapshot()::text"))
 
 
-def dump(conninfo: str) -> dict[str, list[str]]:
-    """The rows of each table, and the value of each sequence, as pg_dump tells them."""
+def dump(conninfo: str, exported: str | None = None) -> dict[str, list[str]]:
+    """The rows of each table, and the value of each sequence, as pg_dump tells them.
+
+    The rows are those of an exported snapshot, if one is given.
+    """
+    options = [f"--snapshot={exported}"] if exported else []
+    command = [find_client("pg_dump", 18), "--data-only", "--exclude-schema=flux", *options]
     text = subprocess.run(
-        [find_client("pg_dump", 18), "--data-only", "--exclude-schema=flux", "-d", conninfo],
-        check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
+        [*command, "-d", conninfo], check=True, capture_output=True, text=True
+    ).stdout
     found: dict[str, list[str]] = {}
     for table, lines in re.findall(
         r"^COPY (\S+ \(.*\)) FROM stdin;\n((?:.*\n)*?)\\\.$", text, re.M
