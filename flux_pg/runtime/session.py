@@ -151,6 +151,8 @@ class RunDatabase:
         # Of transactions that have ended without writing them: the next one's tail does.
         self._attempted: list[Attempted] = []
         self._ended: list[_Called] = []
+        # Sent with a COMMIT whose answer was lost: their keys tell whether they stand.
+        self._doubtful: list[_Called] = []
         self._on_pushed = on_pushed
         self._pushed_in_s: float | None = None  # when the first job not yet committed is due
         self._stalled: Savepoint | None = None
@@ -321,7 +323,10 @@ class RunDatabase:
             batch = await transaction.commit(tail)
         except CommitFailed as failure:
             await self._give_up(transaction, called, in_doubt=failure.in_doubt)
-            raise failure.cause from failure
+            if failure.in_doubt:
+                self._doubtful += [*ended, *self._ended]
+                ended, self._ended = [], []
+            raise failure.cause from None  # which says the same
         finally:
             if batch is None:
                 self._ended[:0] = ended
@@ -497,7 +502,8 @@ class RunDatabase:
     def size_bytes(self) -> int:
         """About how much of the memory is held by what is not written yet, but for the run."""
         attempted = sum(len(item.mutations) for item in self._attempted)
-        return attempted + sum(called.run.size_bytes() for called in (*self._called, *self._ended))
+        called = (*self._called, *self._ended, *self._doubtful)
+        return attempted + sum(one.run.size_bytes() for one in called)
 
     async def record_late(self, run: Run, ending: Ending) -> None:
         """Write a record for which there was no database when the run ended.
@@ -538,6 +544,8 @@ class RunDatabase:
             CommitFailed: The job is another worker's by now.
             NotRecorded: Postgres refuses it.
         """
+        if (error := await self._offer_doubtful(conn)) is not None:
+            return self._after_refusal(error)
         # The record comes first: it asks whether the transaction has had effects before it.
         statements = [*self._last_word(run, ending), *self._last_tail()]
         if not statements:
@@ -549,8 +557,6 @@ class RunDatabase:
             return ending.outcome
         if len(statements) > 1:
             await run_batch(conn, [ROLLBACK], finish=True)
-        if error.sqlstate in _AGAIN:
-            return None
         if error.sqlstate == LEASE_LOST:
             raise CommitFailed(error, settled=True, in_doubt=False)
         if isinstance(error, psycopg.errors.UniqueViolation) and not self.committed:
@@ -563,7 +569,29 @@ class RunDatabase:
             standing: ExecutionOutcome | None = found[0].rows[0][0]
             if standing is not None:
                 return standing
+        return self._after_refusal(error)
+
+    def _after_refusal(self, error: psycopg.Error) -> None:
+        """None to try again.
+
+        Raises:
+            NotRecorded: There is no use in that.
+        """
+        if error.sqlstate in _AGAIN:
+            return
         failure = NotRecorded(str(error))
         # Of data, constraints and sizes: the next try would end like this one.
         failure.refused = (error.sqlstate or "")[:2] in _OF_THE_RECORD
         raise failure from error
+
+    async def _offer_doubtful(self, conn: Connection[Any]) -> psycopg.Error | None:
+        """Write those of the records in doubt that do not stand; each by itself."""
+        assert self._recorder is not None or not self._doubtful
+        while self._recorder is not None and self._doubtful:
+            child = self._doubtful[0]
+            offer = self._recorder.record(child.run, child.ending, self.snapshot, False)
+            error = (await run_batch(conn, [offer], finish=True)).error
+            if error is not None and not isinstance(error, psycopg.errors.UniqueViolation):
+                return error
+            del self._doubtful[0]
+        return None

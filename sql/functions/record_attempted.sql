@@ -1,4 +1,5 @@
--- What was committed after all is left out: a caller who cannot tell may offer it.
+-- What was committed after all is left out, and what is there already: a caller who cannot tell may offer
+-- it, and offer it again.
 create function flux.record_attempted(p_request_id uuid, p_attempted json) returns bigint
 language plpgsql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
@@ -27,6 +28,8 @@ begin
     where not exists (
         select from flux.mutation_log as m
         where m.request_id = p_request_id and m.seq = a.seq and m.xid = a.xid::xid8
+    ) and not exists (
+        select from flux.attempted_log as o where o.request_id = p_request_id and o.seq = a.seq
     );
     get diagnostics v_count = row_count;
     return v_count;

@@ -28,7 +28,7 @@ from tests.conftest import Database
 from .application import SCHEMA, Harness, open_project, write_project
 from .proxy import Proxy
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 FUNCTIONS = """
 import time
@@ -66,6 +66,18 @@ async def parts(ctx: Context, heed: bool = True):
     try:
         async with ctx.db.transaction():
             await ctx.db.execute(INSERT, ["part"])
+    except psycopg.OperationalError:
+        if heed:
+            raise
+    return "done"
+
+
+@define_function(transaction=False)
+async def part_calls(ctx: Context, heed: bool = True):
+    try:
+        async with ctx.db.transaction():
+            await ctx.db.execute(INSERT, ["part"])
+            await ctx.call("create", {"email": "called"})
     except psycopg.OperationalError:
         if heed:
             raise
@@ -372,6 +384,20 @@ async def test_part_lost_at_commit_leaves_no_record_running(lossy, loss: Any, he
     assert len(record["xids"]) >= len(kept)
     assert {change["xid"] for change in lossy.mutations()} <= set(record["xids"])
     assert not record["complete"]
+
+
+@pytest.mark.parametrize("loss", ["before", "after"])
+@pytest.mark.parametrize("heed", [True, False])
+async def test_function_called_in_a_part_lost_at_commit_has_the_record_that_stands(
+    lossy, loss: Any, heed: bool
+) -> None:
+    lossy.proxy.lose(b"commit\0", loss)
+    reply = await lossy.call("part_calls", heed=heed)
+    record, (child,) = lossy.execution(), children(lossy)
+    assert (reply.status_code, record["outcome"]) == ((500, "error") if heed else (200, "ok"))
+    assert (record["state"], record["status_code"]) == ("completed", reply.status_code)
+    assert child["outcome"] == ("ok" if loss == "after" else "error")
+    assert sorted(emails(lossy)) == (["called", "part"] if loss == "after" else [])
 
 
 @pytest.mark.parametrize("loss", ["before", "after"])

@@ -110,7 +110,9 @@ def test_attempts_are_a_footnote_and_never_the_owner(log: Log) -> None:
         assert inner is not None and attempted is not None
         assert (len(inner[0]), len(attempted[0])) == (1, 2)
         app.rollback()
-        app.execute("select flux.record_attempted(%s, %s)", [SECOND, json.dumps(attempted[0])])
+        offer = "select flux.record_attempted(%s, %s)"
+        counts = [app.execute(offer, [SECOND, json.dumps(attempted[0])]).fetchone() for _ in "ab"]
+        assert counts == [(2,), (0,)]
         app.commit()
     blame = log.blame("t", "1")
     assert str(blame["a"]["request_id"]) == FIRST and blame["a"]["value"] == 1
