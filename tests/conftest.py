@@ -23,10 +23,35 @@ from flux_pg.database import roles, schema
 from flux_pg.database.binaries import Binaries, PostgresNotFound, find
 from flux_pg.database.embedded import SUPERUSER, EmbeddedServer
 
-# A shell that runs the tests in the background has them ignore Ctrl-C, and so would every child
-# that a test interrupts.
+# A shell that runs the tests in the background has them ignore Ctrl-C, nohup the end of the
+# terminal, and so would every child that a test sends such a signal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+MEMORY = Path("/dev/shm")
+MEMORY_NEEDED = 8 << 30
+
+
+def memory_has_room() -> bool:
+    """Whether files of the tests can be in memory: enough of it, and programs may be run there."""
+    try:
+        found = os.statvfs(MEMORY)
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        limit = Path("/sys/fs/cgroup/memory.max")
+        allowed = limit.read_text().strip() if limit.exists() else "max"
+    except OSError:
+        return False
+    free = min(found.f_bavail * found.f_frsize, int(lines["MemAvailable"].split()[0]) << 10)
+    if allowed != "max":
+        free = min(free, int(allowed) // 2)
+    return free >= MEMORY_NEEDED and not found.f_flag & os.ST_NOEXEC
+
+
+# Databases are made and dropped by the hundred: on a slow disk that is most of the time.
+if "PYTEST_DEBUG_TEMPROOT" not in os.environ and memory_has_room():
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
 
 TEMPLATE = "flux_template"
 SYSTEM_15 = Path("/usr/lib/postgresql/15/bin")
@@ -60,7 +85,7 @@ class Server:
     def create_database(self, *, flux: bool = True) -> Database:
         """A new database, with schema flux unless told otherwise; the caller drops it."""
         database = Database(self, f"test_{os.getpid()}_{next(_numbers)}")
-        statement = "create database {} owner {} template {}"
+        statement = "create database {} owner {} template {} strategy file_copy"
         with psycopg.connect(self.dsn(), autocommit=True) as conn:
             conn.execute(
                 sql.SQL(statement).format(
