@@ -6,6 +6,7 @@ interpreter is busy in `while True: pass`, and writes every thread's stack into 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from contextlib import suppress
@@ -15,7 +16,10 @@ import trio
 
 from flux_pg.runtime.worker import STACK_SIGNAL
 
-_ANSWER_TIMEOUT_S = 0.5
+_ANSWER_TIMEOUT_S = 2.0
+_SETTLED_S = 0.1
+"""A dump that has not grown for so long is whole: on a busy machine its writer may pause."""
+
 _FRAME = re.compile(r'^  File "(?P<file>[^"]*)", line (?P<line>\d+) in (?P<function>.*)$', re.M)
 _LOOP = os.path.join("trio", "_core", "_run.py")
 
@@ -64,10 +68,11 @@ def parse_place(dump: str, project_dir: Path) -> str:
 
 
 async def _read_settled(stack: int) -> str:
-    size = -1
+    size, settled_at = 0, math.inf
     with trio.move_on_after(_ANSWER_TIMEOUT_S):
-        while size <= 0 or size != os.fstat(stack).st_size:
-            size = os.fstat(stack).st_size
+        while trio.current_time() < settled_at:
+            if (now_size := os.fstat(stack).st_size) != size:
+                size, settled_at = now_size, trio.current_time() + _SETTLED_S
             await trio.sleep(0.02)
     return os.pread(stack, 1 << 20, 0).decode(errors="replace")
 

@@ -7,6 +7,7 @@ each change would cost more than the functions do.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -51,7 +52,9 @@ async def watch_project(
             nursery.cancel_scope.cancel()
         # What is in a new folder already was written before anyone watched it.
         appeared = set(watched_folders(project_dir)).difference(folders)
-        inside = {str(path) for one in appeared for path in one.rglob("*")}
+        # Unlike rglob, walk does not mind that a folder in it is gone again.
+        walked = (entry for one in appeared for entry in os.walk(one))
+        inside = {os.path.join(folder, name) for folder, _, names in walked for name in names}
         _report({(Change.added, path) for path in inside}, project_dir, on_change)
 
 
