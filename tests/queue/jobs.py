@@ -17,7 +17,7 @@ from tests.runtime.application import Harness, open_project
 SCHEMA = """
 create table notes (id bigint primary key generated always as identity, text text not null);
 """
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class Jobs:

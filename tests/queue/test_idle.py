@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import psycopg
-import pytest
 import trio
+from psycopg import sql
 
-from flux_pg.database.binaries import find
 from flux_pg.runtime.process import Tuning
-from tests.conftest import FAST, Database, Server, run_server
+from tests.conftest import Database
 from tests.runtime.processes import make_project, supervised, until
 
 FUNCTIONS = """
@@ -28,20 +26,13 @@ for number in range(10):
     globals()[f"nightly_{number}"] = nightly
 """
 
+WORKERS = 4
 MOST_A_MINUTE = 60
 WINDOW_S = 12.0
 """Part of a minute, with its share of the statements. What a worker does once a minute may fall in
 or not: asking whether the listening connection lives (an empty query), looking for schedules."""
 
 _STATEMENT = re.compile(r"@(\S+) LOG:  (?:statement|execute [^:]*): (.*)")
-
-
-@pytest.fixture(scope="module")
-def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that logs every statement."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.conftest.FAST", {**FAST, "log_statement": "all"})
-        yield from run_server(find(), tmp_path_factory.mktemp("talkative"))
 
 
 def listeners(database: Database) -> int:
@@ -55,28 +46,28 @@ def listeners(database: Database) -> int:
     return int(row[0])
 
 
-@pytest.mark.parametrize("workers", [1, 4])
 async def test_an_idle_node_with_ten_schedules_makes_few_statements(
-    tmp_path: Path, talkative: Server, workers: int
+    tmp_path: Path, database18: Database
 ) -> None:
-    database = talkative.create_database()
+    with psycopg.connect(database18.superuser, autocommit=True) as conn:
+        name = sql.Identifier(database18.name)
+        conn.execute(sql.SQL("alter database {} set log_statement = 'all'").format(name))
     settings = make_project(tmp_path)
     (tmp_path / "functions" / "version").unlink()
     (tmp_path / "functions" / "jobs.py").write_text(FUNCTIONS)
-    settings = replace(settings, database_url=database.app, workers=workers)
+    settings = replace(settings, database_url=database18.app, workers=WORKERS)
     async with supervised(settings, Tuning()):
-        await until(lambda: listeners(database) == workers)
+        await until(lambda: listeners(database18) == WORKERS)
         # A span of time is what is measured: nothing announces that nothing happens.
         await trio.sleep(2)
-        log = talkative.launcher.log_path
+        log = database18.server.launcher.log_path
         begun_at = log.stat().st_size
         await trio.sleep(WINDOW_S)
         with log.open("rb") as file:
             file.seek(begun_at)
             text = file.read().decode(errors="replace")
-    talkative.drop_database(database.name)
     made = Counter(
-        statement[:80] for name, statement in _STATEMENT.findall(text) if name == database.name
+        statement[:80] for name, statement in _STATEMENT.findall(text) if name == database18.name
     )
     print(made)
     assert made.total() <= MOST_A_MINUTE * WINDOW_S / 60, made

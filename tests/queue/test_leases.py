@@ -40,7 +40,7 @@ async def waits_in_parts(ctx: Context) -> dict:
 @define_function(backoff=QUICK)
 async def lasts(ctx: Context) -> dict:
     await ctx.db.execute("insert into notes (text) values ('lasts')")
-    await trio.sleep(1.5)
+    await trio.sleep(2)
     return {}
 
 async def wait():
@@ -131,7 +131,7 @@ async def test_an_attempt_whose_lease_was_taken_stops_at_the_next_beat(
 
 
 async def test_a_job_that_outlasts_its_lease_keeps_it(tmp_path: Path, database18: Database) -> None:
-    async with run_jobs(tmp_path, database18, functions(tmp_path), lease_s=0.6) as jobs:
+    async with run_jobs(tmp_path, database18, functions(tmp_path), lease_s=1.5) as jobs:
         job_id = jobs.enqueue("lasts")
         assert (await jobs.ended(job_id))["attempt"] == 1
         assert [one["outcome"] for one in jobs.attempts(job_id)] == ["ok"]

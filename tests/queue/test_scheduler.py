@@ -73,7 +73,7 @@ async def test_a_new_schedule_gets_its_next_time_and_fires_when_that_comes(datab
     (job,) = schedules.jobs("yearly")
     assert job["due_at"] == due
     late_s = (job["enqueued_at"] - due).total_seconds()
-    assert 0 <= late_s < 2
+    assert 0 <= late_s < 30  # sooner than schedules are read again
     assert next_of(schedules, "yearly").month == 1
 
 
@@ -102,18 +102,18 @@ async def test_schedulers_that_are_killed_at_any_moment_fire_every_time_once(
     children = [start_child(database18) for _ in range(3)]
     expected = Counter()
     try:
-        await until(lambda: all(next_of(schedules, name) for name in names), 60)
+        await until(lambda: all(next_of(schedules, name) for name in names))
         for _ in range(12):
             for name in names:
                 expected[name, make_due(schedules, name)] += 1
             for child in children:
                 wake_child(child)
-            # Anywhere between not yet awake and done.
+            # Anywhere between not yet awake and done: chance is what is tested.
             await trio.sleep(rng.random() * 0.03)
             number = rng.randrange(len(children))
             end_child(children[number])
             children[number] = start_child(database18)
-            await until(lambda: len(schedules.jobs()) >= expected.total(), 60)
+            await until(lambda: len(schedules.jobs()) >= expected.total())
     finally:
         for child in children:
             end_child(child)
@@ -198,7 +198,7 @@ async def test_a_drained_scheduler_fires_nothing_more(database18, schedules):
         nursery.start_soon(run)
         await until(lambda: next_of(schedules, "yearly"))
         await scheduler.drain(1)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await ended.wait()
     await pool.aclose()
     make_due(schedules, "yearly")
@@ -291,5 +291,5 @@ async def test_a_worker_hears_of_a_schedule_at_once(tmp_path, database18):
         schedules.make("mine", YEARLY, function="other")
         begun = trio.current_time()
         await until(lambda: next_of(schedules, "mine"))
-        assert trio.current_time() - begun < 5
+        assert trio.current_time() - begun < 30  # sooner than schedules are read again
     schedules.close()

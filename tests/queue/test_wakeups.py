@@ -44,6 +44,10 @@ where datname = current_database() and application_name = 'flux listen' and stat
 """
 
 
+SOON_S = 30.0
+"""Much sooner than a worker polls that looks once a minute, however slow the machine is."""
+
+
 async def taken_after_s(jobs: Jobs, function: str = "nothing") -> float:
     """Enqueue a job from elsewhere; how long it takes to be done."""
     job_id = jobs.enqueue(function)
@@ -60,7 +64,7 @@ async def listening(jobs: Jobs) -> None:
 async def test_an_idle_worker_hears_of_a_job_at_once(tmp_path: Path, database: Database) -> None:
     async with run_jobs(tmp_path, database, FUNCTIONS, queue_poll_s=60) as jobs:
         await listening(jobs)
-        assert await taken_after_s(jobs) < 5
+        assert await taken_after_s(jobs) < SOON_S
 
 
 async def test_a_listener_that_was_cut_comes_back_and_looks(
@@ -70,9 +74,9 @@ async def test_a_listener_that_was_cut_comes_back_and_looks(
         await listening(jobs)
         jobs.rows(f"select pg_terminate_backend(pid) from ({_LISTENERS}) as listener")
         # While nobody listens: found by the look that follows every LISTEN.
-        assert await taken_after_s(jobs) < 10
+        assert await taken_after_s(jobs) < SOON_S
         await listening(jobs)
-        assert await taken_after_s(jobs) < 5
+        assert await taken_after_s(jobs) < SOON_S
 
 
 async def test_a_listener_whose_peer_fell_silent_delays_jobs_by_a_poll_and_is_replaced(
@@ -86,10 +90,9 @@ async def test_a_listener_whose_peer_fell_silent_delays_jobs_by_a_poll_and_is_re
             tmp_path, database18, FUNCTIONS, queue_poll_s=1, listen_url=through
         ) as jobs:
             await listening(jobs)
-            assert await taken_after_s(jobs) < 1
             proxy.forwarding = trio.Event()  # nothing is closed, nothing comes through
             for _ in range(3):
-                assert await taken_after_s(jobs) < 1 + 1  # the poll, and a slow machine
+                assert await taken_after_s(jobs) < SOON_S  # by the poll: TCP takes minutes
             # Jobs that nobody told of made it ask, and nobody answered.
             await until(lambda: not jobs.workers._listener.listens)
             proxy.forwarding.set()

@@ -153,6 +153,10 @@ async def behave(name: str, argument: str, stream: trio.SocketStream) -> str:
         case "block":
             await stream.send_all(b"HTTP/1.1 102 Processing\r\n\r\n")
             block_the_loop(float(argument))
+        case "block_until_told":
+            await stream.send_all(b"HTTP/1.1 102 Processing\r\n\r\n")
+            while not os.path.exists("go_on"):  # in the project's folder
+                pass
         case "exit":
             os._exit(int(argument))
         case "signal":

@@ -36,7 +36,7 @@ async def wait(ctx, seconds: float) -> dict:
     await trio.sleep(seconds)
     return {}
 
-@define_function(timeout=6)
+@define_function(timeout=8)
 async def spin(ctx) -> dict:
     while True:
         pass
@@ -54,7 +54,7 @@ def real(tmp_path: Path, database18: Database) -> Callable[..., Any]:
         conn.execute("create table greetings (id bigint generated always as identity, name text)")
 
     @asynccontextmanager
-    async def run(**settings: Any) -> AsyncIterator[Running]:
+    async def run(stuck_after_s: float = 30, **settings: Any) -> AsyncIterator[Running]:
         if not (tmp_path / "functions").exists():
             run.settings = make_project(tmp_path)  # type: ignore[attr-defined]
             (tmp_path / "functions" / "version").unlink()
@@ -64,7 +64,7 @@ def real(tmp_path: Path, database18: Database) -> Callable[..., Any]:
             database_url=database18.app,
             **settings,  # type: ignore[attr-defined]
         )
-        async with supervised(settings, Tuning(stuck_after_s=0.6)) as running:
+        async with supervised(settings, Tuning(stuck_after_s=stuck_after_s)) as running:
             yield running
 
     return run
@@ -132,7 +132,7 @@ async def test_the_requests_of_a_killed_worker_are_crashed(
 async def test_a_function_that_blocks_the_loop_is_named(
     real: Callable[..., Any], database18: Database
 ) -> None:
-    async with real() as running:
+    async with real(stuck_after_s=0.6) as running:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(post, running.port, "/spin", "{}")
             stuck = await running.events.wait(WorkerStuck)

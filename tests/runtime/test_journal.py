@@ -269,7 +269,7 @@ def test_a_forked_child_does_not_hold_the_lock(tmp_path: Path) -> None:
         worker.wait()
         worker.stdout.close()
         os.kill(orphan, 0)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (taken := claim(tmp_path / "a.journal")) is None:
             # The child drops the lock right after the fork, perhaps just after its parent died.
             assert time.monotonic() < deadline
@@ -286,8 +286,8 @@ def killed_at_random(path: Path, seed: int) -> tuple[set[int], set[int]]:
     assert child.stdout is not None
     with child, child.stdout as pipe:
         output = os.read(pipe.fileno(), 65536)
-        until = time.monotonic() + rng.random() * 0.05
-        while time.monotonic() < until:
+        enough = rng.randrange(40_000)
+        while len(output) < enough:
             output += os.read(pipe.fileno(), 65536)
         child.kill()
         output += pipe.read()

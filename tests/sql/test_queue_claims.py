@@ -340,7 +340,7 @@ def test_a_running_job_is_asked_to_stop_and_not_tried_again(queue):
         listener.execute("listen flux_cancel")
         for job_id in (cancelled, failed, lost):
             assert queue.value("select flux.cancel_job(%s)", job_id) == "requested"
-        told = [note.payload for note in listener.notifies(timeout=1, stop_after=3)]
+        told = [note.payload for note in listener.notifies(timeout=60, stop_after=3)]
         assert told == [str(cancelled), str(failed), str(lost)]
     assert set(queue.extend(*jobs).values()) == {(True, True)}
     assert queue.job(cancelled)["cancel_requested"]
