@@ -92,7 +92,7 @@ async def assert_truthful(conn: Connection[tuple[object, ...]]) -> None:
     assert conn.is_clean()
 
 
-async def eventually(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], bool], within_s: float = 60.0) -> None:
     """Poll a condition of the outside world that sends no event."""
     with trio.fail_after(within_s):
         while not condition():

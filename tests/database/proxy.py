@@ -9,13 +9,17 @@ import trio
 
 
 class Proxy:
-    """A TCP proxy in front of a server, which can stop forwarding without closing anything."""
+    """A TCP proxy in front of a server, which can stop forwarding without closing anything.
+
+    `swallowed` is set once something came that was not forwarded.
+    """
 
     def __init__(self, dsn: str) -> None:
         info = psycopg.conninfo.conninfo_to_dict(dsn)
         self.socket = f"{info['host']}/.s.PGSQL.{info.get('port', 5432)}"
         self.forwarding = trio.Event()
         self.forwarding.set()
+        self.swallowed = trio.Event()
 
     async def serve(self, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -27,6 +31,8 @@ class Proxy:
 
         async def pump(source: Any, sink: Any) -> None:
             while data := await source.receive_some(65536):
+                if not self.forwarding.is_set():
+                    self.swallowed.set()
                 await self.forwarding.wait()
                 await sink.send_all(data)
             nursery.cancel_scope.cancel()

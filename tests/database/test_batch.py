@@ -304,7 +304,7 @@ async def test_finishing_batch_runs_in_a_cancelled_scope(conn: Conn) -> None:
 async def test_finishing_batch_is_bounded_and_in_doubt(conn: Conn) -> None:
     conn.cancel_grace_s = 0.2
     with trio.move_on_after(0.05) as scope:
-        await run_batch(conn, [("select pg_sleep(2)", None)], finish=True)
+        await run_batch(conn, [("select pg_sleep(60)", None)], finish=True)
     assert scope.cancelled_caught
     assert conn.closed
     assert conn.in_doubt

@@ -139,7 +139,7 @@ async def test_stream_left_early_stops_the_query(conn: Conn) -> None:
     # Rows of 9 kB: the server sends what fills its buffer, and then sleeps.
     query = """select i, repeat('x', 9000), pg_sleep(case when i > 9 then 60 else 0 end)
         from generate_series(1, 99) i"""
-    with trio.fail_after(10):
+    with trio.fail_after(50):
         async with aclosing(conn.cursor().stream(query)) as rows:
             async for row in rows:
                 if row[0] == 5:

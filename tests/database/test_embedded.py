@@ -26,7 +26,7 @@ from flux_pg.database.identity import command as identity_command
 
 ROOT = Path(__file__).parents[2]
 IS_ROOT = os.geteuid() == 0
-DEADLINE_S = 30
+DEADLINE_S = 60
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:
