@@ -161,7 +161,7 @@ def test_interrupts_are_quiet(flux: Flux, conn: Any, tmp_path: Path, database18:
     assert process.stderr is not None
     assert "waiting for requests" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err.strip()) == (130, "", "")
 
 
@@ -223,7 +223,7 @@ def test_a_terminal_gets_colour_unless_no_color(tmp_path: Path, conn: Any, datab
                 break
             output += chunk
         os.close(leader)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0
         return output
 
     assert b"\x1b[" in in_terminal()
@@ -247,7 +247,7 @@ def test_a_reader_that_has_enough_is_no_failure(
     record(conn)
     told = process.stderr.read()
     process.stderr.close()
-    assert (process.wait(timeout=30), told) == (0, "")
+    assert (process.wait(timeout=60), told) == (0, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is full")

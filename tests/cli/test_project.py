@@ -44,7 +44,7 @@ class Dev:
         self.url = found[0]
 
     def post(self, path: str, body: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=30)
+        return httpx.post(self.url + path, json=body, timeout=60)
 
     def err(self, pattern: str) -> str:
         return read_until(self.process.stderr, pattern)
@@ -235,7 +235,7 @@ def test_serve_logs_json_and_drains(project: Path, database18: Database) -> None
             break
     by_name = {event["event"]: event for event in events}
     port = by_name["listening"]["port"]
-    answer = httpx.post(f"http://127.0.0.1:{port}/hello", json={}, timeout=30)
+    answer = httpx.post(f"http://127.0.0.1:{port}/hello", json={}, timeout=60)
     assert answer.status_code == 200
     process.terminate()
     out, err = process.communicate(timeout=60)

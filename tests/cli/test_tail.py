@@ -111,7 +111,7 @@ def test_tail_follows(tmp_path: Path, database18: Database, conn: Any) -> None:
         assert json.loads(process.stdout.readline())["request_id"] == str(request)
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
 
 
 def test_a_database_that_goes_away_ends_tail_with_its_code(
@@ -124,7 +124,7 @@ def test_a_database_that_goes_away_ends_tail_with_its_code(
         "select pg_terminate_backend(pid) from pg_stat_activity"
         " where datname = current_database() and application_name = 'flux'"
     )
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 4
     assert "lost the database" in err and "Traceback" not in err
 

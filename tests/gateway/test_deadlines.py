@@ -90,7 +90,7 @@ async def test_a_running_request_has_no_deadline_of_the_gateway(
     autojump_clock: MockClock,
 ) -> None:
     async def slow(ctx: None) -> str:
-        await trio.sleep(1000)
+        await trio.sleep(200)
         return "done"
 
     async with gateway(StubRunner(function(slow))) as g:
