@@ -19,8 +19,10 @@ from flux_pg.analysis.diff_align import Pair, align, each
 from flux_pg.analysis.diff_rows import RowPair, match_rows
 from flux_pg.analysis.diff_run import (
     Run,
+    cookies_set,
     error_content,
     is_caller,
+    is_set_cookie,
     known_pairs,
     passed_texts,
     response_content,
@@ -132,6 +134,7 @@ class _Comparison:
         self.noise_us = noise_us
         self.volatile: list[Explained] = []
         self.notes: list[str] = []
+        self.cookies = frozenset([*cookies_set(a), *cookies_set(b)])
         self.trees = span_trees(a, b)
         self.rows = match_rows(a.mutations or (), b.mutations or (), passed_texts(a, b))
         longest = max(a.duration_us or 0, b.duration_us or 0)
@@ -197,6 +200,8 @@ class _Comparison:
     def _explain(self, where: str, leaf: Leaf) -> str:
         if is_caller(where, leaf):
             return "caller"
+        if is_set_cookie(leaf, self.cookies):
+            return "redacted"
         return self.volatility.explain(where, leaf)
 
     def _span(self, pair: Pair, x: Any, y: Any) -> SpanDiff:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from flux_pg.analysis.diff_rows import Row, RowPair
-from flux_pg.analysis.diff_values import MISSING, Leaf, texts_in
+from flux_pg.analysis.diff_values import MISSING, Leaf, is_mark, texts_in
 from flux_pg.analysis.tree import Node, Tree, build
 
 
@@ -161,6 +161,24 @@ def is_caller(where: str, leaf: Leaf) -> bool:
     return leaf.place.lower() in (
         "input.headers.x-request-id", "input.headers.traceparent", "input.headers.tracestate",
     )  # fmt: skip
+
+
+def is_set_cookie(leaf: Leaf, cookies: frozenset[str]) -> bool:
+    """Whether a header is made of a cookie that an answer of the run had set: the record holds
+    marks of both, and of those of a whole and of its part nobody can tell whether they fit."""
+    if not leaf.place.startswith("input.headers"):
+        return False
+    both = (leaf.a, leaf.b)
+    return all(is_mark(one) for one in both) and any(one in cookies for one in both)
+
+
+def cookies_set(run: Run) -> Iterable[str]:
+    """The marks of cookies that answers to the run's own calls had set."""
+    for span in run.spans:
+        output = span.get("output")
+        headers = output.get("headers") if isinstance(output, Mapping) else None
+        if span.get("kind") == "http" and isinstance(headers, (list, tuple)):
+            yield from (item for name, item in headers if str(name).lower() == "set-cookie")
 
 
 def row_counts(run: Run) -> Any:

@@ -113,6 +113,11 @@ _TEN_YEARS_S = 315_360_000
 _SLACK_US = 100_000
 
 
+def is_mark(value: Any) -> bool:
+    """Whether a value is one that was redacted."""
+    return isinstance(value, str) and re.fullmatch(r"redacted:[0-9a-f]{16}", value) is not None
+
+
 def tokens(text: str) -> tuple[list[str], list[tuple[str, str]]]:
     """The fixed parts of a text, and between them what may differ, each with its kind."""
     fixed, found, at = [], [], 0

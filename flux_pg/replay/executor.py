@@ -86,9 +86,9 @@ class ReplayExecutor(Executor):
         error: ErrorRecord | None,
     ) -> Ending:
         ending = super()._end_root(run, outcome, rendered, error)
-        replay = run.invocation.replay
-        if replay is not None and replay.job is not None:
-            ending.status_code = None  # a job answers nobody, in a replay neither
+        recorded = record_of(run).run
+        if recorded.job_id is not None or recorded.kind == "call":
+            ending.status_code = None  # nobody was answered, and nobody is in a replay
         return ending
 
     def _make_child(

@@ -11,7 +11,7 @@ import msgspec
 
 from ..errors import FluxError
 from ..records import ErrorRecord, ExecutionOutcome, Reply
-from .context import HttpError, Response
+from .context import HttpError, Response, shown_request_id
 from .failures import leaf_of, status_of
 from .run import Run
 from .values import NotJson, encode_reply, plain
@@ -47,15 +47,20 @@ def render_value(run: Run, value: Any) -> Rendered:
     body = encode_reply(value)
     return Rendered(
         Reply(status_code=200, headers=[_JSON], body=body, value=value),
-        _recorded_json(run, value, body),
+        _recorded_json(run, body),
     )
 
 
-def _recorded_json(run: Run, value: Any, body: bytes) -> Any:
-    """A value as the record keeps it: whole up to the limit, beyond that its size and hash."""
+def _recorded_json(run: Run, body: bytes) -> Any:
+    """A body as the record keeps it: what was sent, and not the value that was made into it; whole
+    up to the limit, beyond that its size and hash."""
     limit_bytes = run.value_limit_bytes
     if len(body) <= limit_bytes:
-        return run.clean(value)
+        return run.clean_json(msgspec.json.decode(body))
+    return _omitted(run, body, limit_bytes)
+
+
+def _omitted(run: Run, body: bytes, limit_bytes: int) -> Any:
     run.mark_incomplete(f"the response of {len(body)} bytes was not recorded: over {limit_bytes}")
     return {"omitted": {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}}
 
@@ -102,8 +107,11 @@ def _default_type(headers: list[tuple[str, str]], kind: str) -> None:
 
 
 def _recorded_body(run: Run, value: Any, body: bytes) -> Any:
+    if isinstance(value, str):
+        limit_bytes = run.value_limit_bytes
+        return run.clean(value) if len(body) <= limit_bytes else _omitted(run, body, limit_bytes)
     if not isinstance(value, (bytes, bytearray, memoryview)):
-        return _recorded_json(run, value, body)
+        return _recorded_json(run, body)
     if len(body) > _RECORDED_BYTES:
         run.mark_incomplete(
             f"the response's {len(body)} bytes were recorded up to {_RECORDED_BYTES}"
@@ -126,9 +134,9 @@ def render_failure(
         told = _told(record, outcome, dev)
         if isinstance(leaf, FluxError) and dev and leaf.hint:
             told["hint"] = leaf.hint
-    told["request_id"] = run.request_id
+    told["request_id"] = request_id = shown_request_id(run)
     if not isinstance(leaf, HttpError):
-        told.setdefault("hint", f"flux why {run.request_id}")
+        told.setdefault("hint", f"flux why {request_id}")
     document = {"error": told}
     return Rendered(
         Reply(

@@ -145,7 +145,11 @@ class Run:
 
     def clean(self, value: Any) -> Any:
         """The JSON-ready form of any value, without secrets, also those quoted in its texts."""
-        cleaned = self.redact(plain(value))
+        return self.clean_json(plain(value))
+
+    def clean_json(self, value: Any) -> Any:
+        """A JSON-ready value without secrets, also those quoted in its texts."""
+        cleaned = self.redact(value)
         return self.redactor.scrub_texts(cleaned, self.secrets) if self.secrets else cleaned
 
     def redact_boundary(self, kind: str, name: str, value: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Database
 from tests.replay.conftest import Lab, make_lab
+from tests.replay.fidelity_service import open_service
 
 
 @pytest.fixture
@@ -101,3 +103,61 @@ async def test_a_secret_of_the_environment_can_be_compared(
     assert replayed.result.response == replayed.recorded.response
     assert replayed.result.response["right"] is True
     assert replayed.result.response["wrong"] is False
+
+
+SENT = """
+import datetime
+
+@define_function
+async def sends(ctx: Context) -> dict:
+    return {"at": ctx.now(), "bytes": b"\\x00\\xff", "nan": float("nan"), "set": {1},
+            "span": datetime.timedelta(days=1, seconds=2), "pair": (1, None)}
+
+@define_function
+async def replies(ctx: Context) -> Response:
+    return Response(201, {}, {"at": ctx.now(), "bytes": b"\\x00\\xff"})
+"""
+
+
+@pytest.mark.parametrize("function", ["sends", "replies"])
+async def test_the_record_has_what_was_sent(lab: Lab, function: str) -> None:
+    async with lab.recording(SENT) as harness:
+        reply = await harness.call(function)
+        response = harness.execution()["response"]
+    sent = json.loads(reply.body)
+    assert response == (sent if function == "sends" else {**response, "body": sent})
+    replayed = await lab.replay(harness.last)
+    assert replayed.verdict == "same"
+    assert replayed.result.response == response
+
+
+FOLLOWS = """
+import httpx
+
+@define_function
+async def follows(ctx: Context) -> dict:
+    async with httpx.AsyncClient(follow_redirects=True) as client:
+        return (await client.get("{url}/redirect")).json()
+
+@define_function
+async def fails(ctx: Context) -> dict:
+    raise HttpError(409, "no") if "{url}" else ValueError()
+"""
+
+
+async def test_a_cookie_that_an_answer_set_goes_out_again(lab: Lab) -> None:
+    with open_service() as service:
+        async with lab.recording(FOLLOWS.format(url=service.url)) as harness:
+            await harness.call("follows")
+        replayed = await lab.replay(harness.last)
+    assert replayed.recorded.response["knows"] is True
+    assert replayed.verdict == "same", str(replayed)
+    assert replayed.result.response == replayed.recorded.response
+
+
+async def test_a_failure_is_told_with_the_id_of_the_request_and_not_of_its_replay(lab: Lab) -> None:
+    async with lab.recording(FOLLOWS.format(url="http://127.0.0.1:9")) as harness:
+        await harness.call("fails")
+    replayed = await lab.replay(harness.last)
+    assert replayed.result.response == replayed.recorded.response
+    assert replayed.result.response["error"]["request_id"] == str(harness.last)
