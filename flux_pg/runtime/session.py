@@ -545,7 +545,8 @@ class RunDatabase:
             NotRecorded: Postgres refuses it.
         """
         if (error := await self._offer_doubtful(conn)) is not None:
-            return self._after_refusal(error)
+            self._check_may_retry(error)
+            return None
         # The record comes first: it asks whether the transaction has had effects before it.
         statements = [*self._last_word(run, ending), *self._last_tail()]
         if not statements:
@@ -569,10 +570,11 @@ class RunDatabase:
             standing: ExecutionOutcome | None = found[0].rows[0][0]
             if standing is not None:
                 return standing
-        return self._after_refusal(error)
+        self._check_may_retry(error)
+        return None
 
-    def _after_refusal(self, error: psycopg.Error) -> None:
-        """None to try again.
+    def _check_may_retry(self, error: psycopg.Error) -> None:
+        """Whether what Postgres refused may be offered again.
 
         Raises:
             NotRecorded: There is no use in that.
