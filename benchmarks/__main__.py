@@ -12,30 +12,20 @@ Absolute figures mean little on a shared machine; the ratios are what counts.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
-import signal
-import socket
 import statistics
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from tabulate import tabulate
 
-from flux_pg.database import embedded, roles
+from benchmarks.served import HERE, Served, load, serving
+from flux_pg.database import roles
 from flux_pg.database.embedded import EmbeddedServer
 
-HERE = Path(__file__).resolve().parent
 TABLES = ("counters", "entries")
-START_LIMIT_S = 60.0
 
 
 def main() -> int:
@@ -56,88 +46,24 @@ def _measure(folder: Path, fsync: str, options: argparse.Namespace) -> None:
     folder.mkdir()
     with EmbeddedServer(folder / "server", settings={"fsync": fsync}) as server:
         contenders = ("on", "off")
-        with _flux(folder, server, "on") as on, _flux(folder, server, "off") as off:
-            ports = dict(zip(contenders, (on, off), strict=True))
+        with serving(folder, server, "on") as on, serving(folder, server, "off") as off:
+            _untrack(server, off)
+            ports = {"on": on.port, "off": off.port}
             results: dict[str, list[dict[str, Any]]] = {"on": [], "off": [], "pgbench": []}
-            _load(ports["on"], 2.0, options.connections)
-            _load(ports["off"], 2.0, options.connections)
+            load(ports["on"], 2.0, options.connections)
+            load(ports["off"], 2.0, options.connections)
             for _ in range(options.rounds):
                 for name in contenders:
-                    results[name].append(_load(ports[name], options.seconds, options.connections))
+                    results[name].append(load(ports[name], options.seconds, options.connections))
                 results["pgbench"].append(_pgbench(server, options))
-            alone = {name: _load(ports[name], options.seconds / 2, 1) for name in contenders}
+            alone = {name: load(ports[name], options.seconds / 2, 1) for name in contenders}
     _print(fsync, results, alone)
 
 
-@contextmanager
-def _flux(folder: Path, server: EmbeddedServer, recording: str) -> Iterator[int]:
-    """`flux serve` with one worker on a database of its own; yields the port."""
-    dbname = f"bench_{recording}"
-    embedded.prepare(server, dbname)
-    project = folder / f"project-{recording}"
-    shutil.copytree(HERE / "project", project)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    environment = {
-        **os.environ,
-        "DATABASE_URL": server.dsn(roles.APP, dbname),
-        "FLUX_ADMIN_URL": server.dsn(roles.ADMIN, dbname),
-        "FLUX_RECORDING": recording,
-    }
-    log = (folder / f"{recording}.log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flux_pg", "serve", "--port", str(port)],
-        cwd=project,
-        env=environment,
-        stdout=log,
-        stderr=log,
-    )
-    try:
-        _wait_for(port, process, Path(log.name))
-        if recording == "off":
-            with psycopg.connect(server.dsn(roles.ADMIN, dbname)) as conn:
-                for table in TABLES:
-                    conn.execute("select flux.untrack(%s)", (table,))
-        yield port
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise SystemExit(f"flux serve ended:\n{log.read_text()}")
-        try:
-            with socket.create_connection(("127.0.0.1", port), 1) as probe:
-                probe.sendall(b"GET /readyz HTTP/1.1\r\nhost: bench\r\n\r\n")
-                if b" 200 " in probe.recv(4096):
-                    return
-        except OSError:
-            pass
-        time.sleep(0.1)
-    raise SystemExit(f"flux serve was not ready in time:\n{log.read_text()}")
-
-
-def _load(port: int, seconds: float, connections: int) -> dict[str, Any]:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks.load", "127.0.0.1", str(port)),
-            *(str(connections), str(seconds), "/work"),
-        ],
-        cwd=HERE.parent,
-        capture_output=True,
-        check=True,
-    )
-    result: dict[str, Any] = json.loads(done.stdout)
-    if result["failures"]:
-        raise SystemExit(f"{result['failures']} of {result['requests']} requests failed")
-    return result
+def _untrack(server: EmbeddedServer, served: Served) -> None:
+    with psycopg.connect(server.dsn(roles.ADMIN, served.dbname)) as conn:
+        for table in TABLES:
+            conn.execute("select flux.untrack(%s)", (table,))
 
 
 def _pgbench(server: EmbeddedServer, options: argparse.Namespace) -> dict[str, Any]:
