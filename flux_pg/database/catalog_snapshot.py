@@ -39,6 +39,7 @@ select
         when 'r' then 'table' when 'v' then 'view' when 'm' then 'materialized view'
         when 'f' then 'foreign table' when 'p' then 'partitioned table' else 'sequence'
     end as kind,
+    c.relhasrules and c.relkind <> 'v' as has_rules,
     c.relrowsecurity as rls, c.relforcerowsecurity as forced,
     case when c.reltuples >= 0 then c.reltuples::bigint end as rows,
     case when c.relkind in ('v', 'm') then rtrim(pg_get_viewdef(c.oid), E'; \\n') end

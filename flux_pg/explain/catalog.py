@@ -122,6 +122,7 @@ class Relation:
     rows: int | None = None
     definition: str | None = None
     security_invoker: bool = False
+    has_rules: bool = False
     children: tuple[str, ...] = ()
 
     @property

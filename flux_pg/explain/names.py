@@ -22,7 +22,9 @@ SYSTEM_COLUMNS = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax"})
 UNSURE = "?column?"  # a column of a result whose name is not told for sure
 # Not columns, whatever the parser makes of them.
 _KEYWORDS = frozenset(
-    "user current_user current_role session_user system_user current_catalog current_schema".split()
+    """
+    user current_user current_role session_user system_user current_catalog current_schema default
+    """.split()
 )
 _WRITES = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
 
@@ -114,6 +116,8 @@ class Names:
         self.problems: list[str] = []
         self.own: list[exp.Column] = []
         self.bound: dict[int, TableRef] = {}
+        self.aliases: set[str] = set()
+        self.own_row = False
         self._around = Scope(sources=list(around))
         self._seen: set[int] = set()
         self._statement(tree, self._around)
@@ -177,12 +181,13 @@ class Names:
         if isinstance(target, exp.Schema):
             target, columns = target.this, list(target.expressions)
         ref = self._target(target, "INSERT", scope)
+        given = None
         if node.expression is not None:
-            self._statement(node.expression, scope)
+            given = self._statement(node.expression, scope)
         if ref is None:
             return None
         named = {name_of(_column_of(column)) for column in columns}
-        ref.inserts = named or set(ref.relation.column_names)
+        ref.inserts = named or set(ref.relation.column_names[: self._width(node, given)])
         for column in columns:
             self._seen |= {id(inner) for inner in column.find_all(exp.Column)}
         source = Source(ref.alias, ref.relation.column_names, ref)
@@ -190,6 +195,15 @@ class Names:
         if conflict is not None:
             self._conflict(conflict, ref, source, scope)
         return self._returning(node, Scope(scope, [source]), [source])
+
+    @staticmethod
+    def _width(node: exp.Insert, given: tuple[str, ...] | None) -> int | None:
+        """How many columns an INSERT without a list of columns gives; None: all there are."""
+        if node.args.get("default"):
+            return 0
+        if isinstance(node.expression, exp.Values) and node.expression.expressions:
+            return len(node.expression.expressions[0].expressions)
+        return None if given is None else len(given)
 
     def _conflict(self, node: exp.Expr, ref: TableRef, source: Source, scope: Scope) -> None:
         alone = Scope(scope, [source])
@@ -252,7 +266,8 @@ class Names:
                 named = then.this
                 columns = named.expressions if isinstance(named, exp.Tuple) else []
                 names = {name_of(_column_of(column)) for column in columns}
-                ref.inserts = (ref.inserts or set()) | (names or set(ref.relation.column_names))
+                names = set() if names == {"default"} else names or set(ref.relation.column_names)
+                ref.inserts = (ref.inserts or set()) | names
                 for column in columns:
                     self._seen |= {id(inner) for inner in column.find_all(exp.Column)}
                 if then.expression is not None:
@@ -351,6 +366,7 @@ class Names:
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, exp.Expr):
                     self._visit(child, scope)
+        self.aliases |= {source.alias for source in scope.sources}
         outputs = self._outputs(node.expressions, scope)
         scope.outputs = frozenset(_output_name(item) for item in node.expressions)
         for key in ("group", "order", "distinct"):
@@ -565,6 +581,7 @@ class Names:
             for source in row:
                 if source.ref is not None:
                     source.ref.reads_row = True
+            self.own_row = self.own_row or level is self._around
             return True
         if name in level.outputs:
             return True
@@ -580,6 +597,7 @@ class Names:
         if isinstance(node.this, exp.Star):
             if source.ref is not None:
                 source.ref.reads_row = True
+            self.own_row = self.own_row or level is self._around
             return
         if level is self._around:
             self.own.append(node)

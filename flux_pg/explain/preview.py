@@ -207,6 +207,10 @@ class Compiler:
             return "false"
         own = Source(relation.name, relation.column_names)
         names = self.edit(text, tree, Place(place.role, (*place.within, mark)), [own])
+        if alias is not None and (names.own_row or alias in names.aliases - {relation.name}):
+            # Its own row as a whole, or a name inside that would hide the alias.
+            row = f"select {quoted(alias)}.*"
+            return f"({text.edited()} from ({row}) as {quoted(relation.name)})"
         if alias is not None:
             self._rename(text, names, relation, alias)
         result = text.edited()[len(_PREFIX) :]
@@ -228,7 +232,15 @@ class Compiler:
 
     def _view(self, ref: TableRef, place: Place) -> str | None:
         """The query that a view becomes; None if it may stay."""
-        view = ref.relation
+        text = self.view_text(ref.relation, place)
+        if text is None or not text.is_edited:
+            return None
+        if ref.locked:
+            self.unsupported(f"FOR UPDATE or FOR SHARE on the view {ref.relation.qualified}")
+        return text.edited()
+
+    def view_text(self, view: Relation, place: Place) -> Text | None:
+        """A view's query with what holds inside it; None if it is not understood."""
         mark = f"view {view.qualified}"
         if view.definition is None or mark in place.within:
             self.unsupported(f"{mark}, whose query is not known")
@@ -241,11 +253,8 @@ class Compiler:
         except (SqlglotError, RecursionError):
             self.unsupported(f"{mark} is not understood")
             return None
-        # What the role has no rights to behind a view, Postgres refuses only if it is reached.
         self.edit(text, tree, Place(role, (*place.within, mark), place.fenced))
-        if ref.locked and text.is_edited:
-            self.unsupported(f"FOR UPDATE or FOR SHARE on the {mark}")
-        return text.edited() if text.is_edited else None
+        return text
 
     # The text around a table
 

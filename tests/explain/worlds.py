@@ -236,6 +236,84 @@ class Queries:
             f"select id, generate_series(1, val) from {table} where val < 3",
         ])  # fmt: skip
 
+    def write(self) -> str:
+        """An INSERT, UPDATE or DELETE."""
+        return self.chance.choice([self._insert, self._update, self._update, self._delete])()
+
+    def _returning(self, alias: str = "") -> str:
+        a = f"{alias}." if alias else ""
+        return self.chance.choice(
+            ["", "", "", f" returning {a}id", " returning *", f" returning {a}note as n, {a}owner",
+             " returning 1", f" returning {a}val + 1"]
+        )  # fmt: skip
+
+    def _value(self, column: str) -> str:
+        people = [f"'{role}'" for role in self.world.roles]
+        return self.chance.choice({
+            "id": ["3", "11", "12", "13"], "team": ["0", "1", "2", "null", "'1'"],
+            "owner": [*people, "current_user", "default", "null"],
+            "val": ["1", "5", "7", "default", "null"], "note": ["'x'", "'secret'", "null"],
+            "flag": ["true", "false", "null"],
+        }[column])  # fmt: skip
+
+    def _insert(self) -> str:
+        table = self.chance.choice(TABLES)
+        columns = ["id", *self.chance.sample(COLUMNS[1:], self.chance.randint(0, 5))]
+        rows = [", ".join(map(self._value, columns)) for _ in range(self.chance.choice([1, 1, 2]))]
+        values = "values " + ", ".join(f"({row})" for row in rows)
+        other = self.table()
+        source, named = self.chance.choice([
+            (values, columns), (values, columns), (values, columns),
+            (f"select id + 20, team, 'x' from {other}{self._where()}", ["id", "team", "note"]),
+            (f"select id + 20, owner from {other} order by id limit 1", ["id", "owner"]),
+            (f"select max(id) + 50 from {other}", ["id"]),
+            ("values (30, default, 1)", []),
+            ("default values", []),
+        ])  # fmt: skip
+        alias = self.chance.choice(["", "", " as w"])
+        into = f"{table}{alias}" + (f" ({', '.join(named)})" if named else "")
+        return f"insert into {into} {source}{self._returning(alias[4:])}"
+
+    def _set(self) -> str:
+        columns = self.chance.sample(COLUMNS[1:], self.chance.choice([1, 1, 2]))
+        parts = [f"{column} = {self._value(column)}" for column in columns]
+        if self.chance.random() < 0.3 and "val" not in columns:
+            parts.append("val = val + 1")
+        return ", ".join(parts)
+
+    def _update(self) -> str:
+        table = self.chance.choice(TABLES)
+        form = self.chance.randint(0, 4)
+        if form == 0:
+            return (
+                f"update {table} as w set {self._set()} from {self.table()} as f"
+                f" where f.id = w.id{self._returning('w')}"
+            )
+        if form == 1:
+            return f"update {table} set (val, note) = (2, 'y'){self._where()}{self._returning()}"
+        if form == 2:
+            return (
+                f"with gone as (update {table} as o set {self._set()}{self._where('o')}"
+                f" returning o.id, o.team) select * from gone"
+            )
+        alias = self.chance.choice(["", " as w", " o"])
+        name = alias.split()[-1] if alias else ""
+        return f"update {table}{alias} set {self._set()}{self._where(name)}{self._returning(name)}"
+
+    def _delete(self) -> str:
+        table = self.chance.choice(TABLES)
+        if self.chance.random() < 0.3:
+            return (
+                f"delete from {table} as w using {self.table()} as f"
+                f" where f.team = w.team and {self.condition('f')}{self._returning('w')}"
+            )
+        if self.chance.random() < 0.3:
+            return (
+                f"with gone as (delete from {table}{self._where()} returning *)"
+                f" select count(*), max(id) from gone"
+            )
+        return f"delete from {table}{self._where()}{self._returning()}"
+
     def claims(self) -> tuple[Any, dict[str, str]]:
         """Claims, and other settings."""
         person = self.chance.choice(self.world.roles)
