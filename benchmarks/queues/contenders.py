@@ -84,6 +84,16 @@ CONTENDERS = (
         distributions=("dbos", "SQLAlchemy", "psycopg"),
     ),
     Contender(
+        key="single",
+        name="asyncpg, one transaction a job (reference)",
+        script="use_single.py",
+        unfinished="select exists (select from jobs)",
+        effects="exactly once: each job's effects and completion commit together",
+        record="nothing",
+        retries="none",
+        distributions=("asyncpg", "uvloop"),
+    ),
+    Contender(
         key="plain",
         name="psycopg loop, batch 50 (reference)",
         script="use_plain.py",
