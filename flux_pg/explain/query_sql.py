@@ -29,7 +29,7 @@ from .query_shape import (
     Shape,
     Update,
 )
-from .query_types import check_compared, check_written, is_exact_in_json
+from .query_types import check_compared, check_written, is_exact_in_json, is_scalar
 from .query_words import Joined, Sort
 
 Answer = Literal["rows", "one", "count", "number", "page"]
@@ -55,7 +55,7 @@ class Compiled(msgspec.Struct, frozen=True):
     Attributes:
         sql: Its text, with `%s` for each parameter.
         slots: For each parameter the place of its value; None if they come in their own order.
-        json: Parameters that are JSON documents.
+        json: Parameters that are JSON, and whether a text is a JSON text, not a whole document.
         answer: What it gives: rows, one row or null, how many rows it touched, one number, a page.
         nested: Columns that hold related rows.
         place: Of a page: how many columns at the end say where a row stands in the order.
@@ -65,7 +65,7 @@ class Compiled(msgspec.Struct, frozen=True):
 
     sql: str
     slots: tuple[int, ...] | None
-    json: tuple[int, ...]
+    json: tuple[tuple[int, bool], ...]
     answer: Answer
     nested: tuple[tuple[str, Nested], ...] = ()
     place: int = 0
@@ -95,7 +95,7 @@ class _Compiler:
         self._catalog = catalog
         self._literal = literal
         self._slots: list[int] = []
-        self._json: list[int] = []
+        self._json: list[tuple[int, bool]] = []
         self._aliases = 0
 
     def compile(self, shape: Shape) -> Compiled:
@@ -150,7 +150,7 @@ class _Compiler:
         width = len(columns)
         self._slots.extend(range(width * shape.rows))
         self._json.extend(
-            row * width + at
+            (row * width + at, self._literal)
             for row in range(shape.rows)
             for at, column in enumerate(columns)
             if column is not None and column.is_json
@@ -263,7 +263,7 @@ class _Compiler:
             shown.append(exp.Alias(this=item, alias=_identifier(further.key)))
             nested.append((further.key, inside))
         rows = exp.Select(expressions=shown)
-        rows.set("from_", exp.From(this=_table(f"{target.schema}.{target.name}", alias)))
+        rows.set("from_", exp.From(this=_table(_name_of(target), alias)))
         joined: list[exp.Expr] = [
             exp.EQ(this=_column(theirs, alias), expression=_column(ours, outer))
             for ours, theirs in relation.pairs
@@ -420,13 +420,16 @@ class _Compiler:
             if shape.or_null:
                 raise UsageError(
                     f"{name}.{shape.column} is an array: a list with null in it has two meanings",
-                    "Write q.eq([...]) for the array, or q.in_([...]) for any of several.",
+                    "Write q.eq([...]) for an array with a null in it.",
                 )
         if shape.op in ("in", "any"):
+            if column is not None and column.category == "A":
+                raise UsageError(
+                    f"{name}.{shape.column} is an array: in would look for its elements",
+                    "Write q.any_of(q.eq([...]), q.eq([...])).",
+                )
             check_compared(name, column, shape.kind, "in")
-            found: exp.Expr = exp.EQ(
-                this=left, expression=_call("ANY", self._value(shape.slot, cast=_array_of(column)))
-            )
+            found: exp.Expr = exp.EQ(this=left, expression=_call("ANY", self._value(shape.slot)))
             return exp.or_(found, _is_null(left.copy()), copy=False) if shape.or_null else found
         check_compared(name, column, shape.kind, shape.op)
         is_json = column is not None and column.is_json
@@ -445,16 +448,20 @@ class _Compiler:
         if column.category == "A" and not several:
             value = self._value(shape.slot, cast=column.element)
             return exp.EQ(this=value, expression=_call("ANY", left))
-        value = self._value(
-            shape.slot, is_json=column.is_json, cast=column.type if column.category == "A" else None
-        )
+        # Of a range's element or of an array Postgres wants the very type, not one like it.
+        cast = column.type if column.category == "A" else None
+        if column.category == "R" and is_scalar(shape.kind):
+            cast = column.element
+        value = self._value(shape.slot, is_json=column.is_json, texts=True, cast=cast)
         return exp.ArrayContainsAll(this=left, expression=value)
 
     # Pieces
 
-    def _value(self, slot: int, *, is_json: bool = False, cast: str | None = None) -> exp.Expr:
+    def _value(
+        self, slot: int, *, is_json: bool = False, texts: bool = False, cast: str | None = None
+    ) -> exp.Expr:
         if is_json:
-            self._json.append(len(self._slots))
+            self._json.append((len(self._slots), self._literal or texts))
         self._slots.append(slot)
         if cast is None:
             return exp.Placeholder()
@@ -527,6 +534,10 @@ def _table(name: str, alias: exp.Identifier | None = None) -> exp.Table:
     return exp.Table(**named)
 
 
+def _name_of(table: Table) -> str:
+    return table.name if table.visible else f"{table.schema}.{table.name}"
+
+
 def _is_null(column: exp.Expr) -> exp.Expr:
     return exp.Is(this=column, expression=exp.Null())
 
@@ -537,11 +548,6 @@ def _call(name: str, *arguments: exp.Expr) -> exp.Expr:
 
 def _text(value: exp.Expr) -> exp.Expr:
     return exp.Cast(this=value, to=exp.DataType.build("text"))
-
-
-def _array_of(column: Column | None) -> str | None:
-    """What a list of arrays must be cast to; other lists find their type by themselves."""
-    return column.type if column is not None and column.category == "A" else None
 
 
 def _check_key(table: Table, names: Sequence[str]) -> None:

@@ -45,6 +45,11 @@ def is_exact_in_json(column: Column) -> bool:
     return column.oid in _EXACT_IN_JSON
 
 
+def is_scalar(kind: type) -> bool:
+    """Whether a value is a number, a date or a time."""
+    return _family(kind) in ("N", "D")
+
+
 def check_written(table: str, column: Column | None, kind: type) -> None:
     """A value of this type may be written to the column.
 

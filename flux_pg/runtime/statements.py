@@ -238,10 +238,19 @@ _TARGETS = {
 _JOINERS = {"insert": "into", "delete": "from", "merge": "into", "select": "from"}
 
 
+def _outermost(pattern: re.Pattern[str], sql: str) -> re.Match[str] | None:
+    """The first match inside the fewest parentheses: not the table of a subquery."""
+
+    def depth(match: re.Match[str]) -> int:
+        return sql.count("(", 0, match.start()) - sql.count(")", 0, match.start())
+
+    return min(pattern.finditer(sql), key=depth, default=None)
+
+
 def _summary(sql: str, words: list[str]) -> str:
     verb = words[0] if words else ""
     pattern = _TARGETS.get(verb)
-    match = pattern.search(sql) if pattern else None
+    match = _outermost(pattern, sql) if pattern else None
     if match is None:
         return " ".join(words[:2]) or "statement"
     table = match.group(1).replace('"', "")

@@ -145,13 +145,13 @@ def message(asked: Asked, compiled: Compiled) -> dict[str, Any]:
     params = parameters_of(asked, compiled)
     if compiled.json:
         params = list(params)
-        for at in compiled.json:
-            params[at] = _document(params[at], asked.shape.literal)
+        for at, texts in compiled.json:
+            params[at] = _document(params[at], texts)
     return {"sql": compiled.sql, "params": params, "fetch": _FETCH[compiled.answer]}
 
 
-def _document(value: Any, literal: bool) -> Any:
-    if type(value) in _WRAPPED or (literal and isinstance(value, (str, Mapping))):
+def _document(value: Any, texts: bool) -> Any:
+    if type(value) in _WRAPPED or (texts and isinstance(value, (str, Mapping))):
         return Jsonb(value)
     return value
 
