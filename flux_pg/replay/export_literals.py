@@ -130,6 +130,7 @@ class Writer:
         module = type(value).__module__
         self.modules.add(module)
         text = repr(value)
+        text = text if '"' in text else text.replace("'", '"')
         return text if text.startswith(f"{module}.") else f"{module}.{text}"
 
     def zoned(self, value: datetime.datetime | datetime.time) -> str:

@@ -19,6 +19,7 @@ from flux_pg.runtime.boundaries.encoding import TAG, decode, encode
 from flux_pg.runtime.boundaries.modes import ERROR, REDACTED, VALUE, Entry
 
 _HTTP_DEFAULTS: dict[str, Any] = {"reason": "", "version": "HTTP/1.1", "whole": True}
+_HTTP_DETAILS = {*_HTTP_DEFAULTS, "pieces", "chunked"}
 _ROWS = "What the tables held just before; the others hold what the migrations put there."
 _OUTSIDE = "What the outside answered, in order."
 
@@ -268,6 +269,8 @@ def _http(entry: Entry) -> Made | None:
         named["status"] = value.pop("status")
         named["headers"] = [tuple(pair) for pair in value.pop("headers")]
         body = value.pop("body")
+        if value.keys() - _HTTP_DETAILS:
+            return None
         if body:
             named["body"] = _shown(body)
         named |= {k: v for k, v in value.items() if v != _HTTP_DEFAULTS.get(k)}

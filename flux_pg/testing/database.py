@@ -41,7 +41,7 @@ class FixtureError(FluxError):
     code = "fixture"
 
 
-class _Server:
+class ScratchHost:
     """The scratch server, and the bases that this process has made on it."""
 
     def __init__(self, state_dir: Path) -> None:
@@ -91,13 +91,17 @@ class _Server:
             self._embedded.stop_sync(wait=False)
 
 
-_servers: dict[Path, _Server] = {}
+_servers: dict[Path, ScratchHost] = {}
 
 
-def _server(state_dir: Path) -> _Server:
-    # Kept to the end of the process: a run of tests shares the server and the bases.
+def join_server(state_dir: Path) -> ScratchHost:
+    """The scratch server of a project, kept to the end of the process: a run of tests shares it.
+
+    Raises:
+        EmbeddedError: It cannot be started.
+    """
     if state_dir not in _servers:
-        _servers[state_dir] = _Server(state_dir)
+        _servers[state_dir] = ScratchHost(state_dir)
     return _servers[state_dir]
 
 
@@ -124,7 +128,7 @@ def open_database(settings: Settings, rows: Rows, sequences: Mapping[str, int]) 
     Raises:
         FluxError: It cannot be made: no Postgres, a migration that fails, rows that do not fit.
     """
-    server = _server(settings.state_dir)
+    server = join_server(settings.state_dir)
     base = server.base(replace(settings, database_url=None))
     scratch = server.scratch
     name = scratch.new_name()
