@@ -28,7 +28,7 @@ declare
         'find_snapshot', 'undo_plan', 'undo_rows', 'undo_keyless', 'pick_images', 'shape_before',
         'state_before', 'shorten_key', 'digest_key', 'name_row', 'snapshot_before',
         'values_drawn_since', 'undo_condition', 'undone_query', 'rows_before', 'untouched_query',
-        'mutations_between', 'row_plan', 'row_before',
+        'mutations_between', 'changes_between', 'row_plan', 'row_before',
         'diff', 'variable_pattern', 'variable_parts', 'without_parts', 'is_same_moment', 'leaves',
         'pair_up', 'has_failed', 'made_values', 'placed_spans', 'request_facts'
     ];

@@ -54,6 +54,12 @@ def incident() -> None:
     "--as-of", "as_of", is_flag=True,
     help="On a scratch database, put back to just before the window. The default.",
 )  # fmt: skip
+@click.option(
+    "--chained/--isolated",
+    "chained",
+    default=True,
+    help="Each finds what the replays before it wrote (default), or what was recorded.",
+)
 @click.option("--in-place", "in_place", is_flag=True, help="On the connected database, for real.")
 @click.option("--yes", is_flag=True, help="With --in-place: do not ask.")
 @click.option("--with-jobs", is_flag=True, help="Also the jobs that these requests enqueued.")
@@ -65,8 +71,8 @@ def incident() -> None:
 def replay(
     scope: Scope, targets: tuple[str, ...], since: str | None, until: str | None,
     functions: tuple[str, ...], status: str | None, path: str | None, errors_only: bool,
-    limit: int, recorded: bool, as_of: bool, in_place: bool, yes: bool, with_jobs: bool,
-    hosts: tuple[str, ...],
+    limit: int, recorded: bool, as_of: bool, chained: bool, in_place: bool, yes: bool,
+    with_jobs: bool, hosts: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Run what ran in a window again, on the code that is here now.
 
@@ -99,10 +105,12 @@ def replay(
         if mode == "in-place":
             confirm_in_place(scope, conninfo, yes)
         opened = Opened(settings, conninfo, database)
-        document, code = trio.run(_play, scope, opened, selection.requests, mode, hosts)
+        document, code = trio.run(_play, scope, opened, selection.requests, mode, chained, hosts)
     if scope.as_json:
         scope.emit_json(document)
     else:
+        for note in document["notes"]:
+            scope.note(note)
         scope.page(render(document, scope.style, terminal_width()))
     if code:
         click.get_current_context().exit(code)
@@ -117,32 +125,34 @@ def _pattern(path: str | None) -> str | None:
 
 
 async def _play(
-    scope: Scope, opened: Opened, requests: list[Candidate], mode: Mode, hosts: tuple[str, ...]
+    scope: Scope, opened: Opened, requests: list[Candidate], mode: Mode, chained: bool,
+    hosts: tuple[str, ...],
 ) -> tuple[dict[str, Any], int]:  # fmt: skip
     """Replay them; the document, and the exit code."""
-    from flux_pg.replay.incident import Incident, open_incident_target
+    from flux_pg.replay.incident import open_incident
 
     progress = Progress(scope, len(requests))
     with connect(opened.url) as write_conn:
-        async with open_incident_target(opened.settings, opened.url, mode, requests) as target:
-            for note in target.notes:
-                scope.note(note)
-            incident = Incident(
-                opened.settings, mode, target, opened.database, write_conn, hosts,
-                on_replayed=progress.replayed,
-            )  # fmt: skip
+        async with open_incident(
+            opened.settings, opened.url, mode, requests, conn=opened.database,
+            write_conn=write_conn, chained=chained, hosts=hosts,
+        ) as incident:  # fmt: skip
             with progress:
-                done = await incident.play(requests)
-    entries = [describe_replay(one.run, one.result, one.comparison.verdict) for one in done]
+                done = await incident.play(progress.replayed)
+    notes = [*incident.target.notes, *incident.skipped]
+    if incident.egress_reason:
+        notes.append(f"egress: not enforced ({incident.egress_reason})")
+    notes += [f"does not load: {message}" for message in incident.load_errors]
+    entries = [describe_replay(one.run, one.result, one.verdict, one.cause) for one in done]
     document = {
         "schema": "flux.replay/1",
         "mode": mode,
-        "chained": mode == "as-of",
-        "partial": target.partial,
+        "chained": incident.chained,
+        "partial": incident.target.partial,
         "egress": incident.egress,
         "requests": entries,
         "summary": dict(Counter(one["verdict"] for one in entries)),
-        "notes": list(target.notes),
+        "notes": notes,
     }
     return document, _exit_code(entries)
 

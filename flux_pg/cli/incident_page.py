@@ -45,7 +45,7 @@ class Progress:
 
     def replayed(self, one: Replayed) -> None:
         """One more is done."""
-        self._counts[one.comparison.verdict] += 1
+        self._counts[one.verdict] += 1
         now = time.monotonic()
         if now - self._at >= _PAUSE_S:
             self._at = now
@@ -120,6 +120,11 @@ def _entry(one: dict[str, Any], style: Style, width: int) -> list[str]:
         lines.append(fit(f"    recorded  {show_value(divergence['recorded'])}", width))
         lines.append(fit(f"    now       {show_value(divergence['now'])}", width))
         return lines
+    cause = one["interleaved_with"]
+    if cause:
+        key = "" if cause["key"] is None else f" {', '.join(cause['key'])}"
+        who = short_id(cause["request_id"]) if cause["request_id"] else cause["actor"]
+        lines.append(fit(f"    {cause['table']}{key} was changed by {who} while it ran", width))
     lines.append(fit(f"    recorded  {tell_side(one['recorded'])}", width))
     lines.append(fit(f"    now       {tell_side(one['now'])}", width))
     return lines

@@ -153,7 +153,9 @@ async def _replay(
     return document, _DIVERGED if verdict == "diverged" else int(is_failure(entry))
 
 
-def describe_replay(run: Any, result: Any, verdict: str) -> dict[str, Any]:
+def describe_replay(
+    run: Any, result: Any, verdict: str, cause: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """One replayed request, as flux.replay/1 has it."""
     return {
         "request_id": run.request_id,
@@ -163,6 +165,7 @@ def describe_replay(run: Any, result: Any, verdict: str) -> dict[str, Any]:
         "first_divergence": result.first_divergence,
         "recorded": _side(run.outcome, run.status_code, run.response, run.error),
         "now": _side(result.outcome, result.status_code, result.response, result.error),
+        "interleaved_with": cause,
         "problem": result.problem,
         "supplied": result.supplied,
         "row_changes": None if result.mutations is None else len(result.mutations),

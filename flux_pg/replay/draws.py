@@ -125,6 +125,16 @@ class Sequences:
                 )  # fmt: skip
                 self._by_table.setdefault((schema, table), []).append(draw)
 
+    def put_beyond(self, scratch: psycopg.Connection[Any]) -> None:
+        """Let every sequence of a scratch database go on behind all recorded values; blocks.
+
+        Args:
+            scratch: As a superuser.
+        """
+        draws = [one for found in self._by_table.values() for one in found]
+        text = msgspec.json.encode(draws).decode()
+        scratch.execute(STAND.encode(), (text, "last"))
+
     def drawn(self, changes: Iterable[Mapping[str, Any]]) -> list[Draw]:
         """What row changes, as in `flux.trace/1`, say was drawn, the rolled-back ones included."""
         found: dict[str, Draw] = {}

@@ -1,14 +1,21 @@
 """The requests of an incident, replayed on the code that is here now.
 
-One child process for each hash seed (that is, one as a rule) runs all of them; their records are
-written in batches while others run.
+Laws:
+- `chained`: one state, put back to just before the first request. What replays write stays for
+  those after them; what others did meanwhile is done again, where its rows are as they were.
+- `isolated`: each request finds what was recorded before it, whatever the replays before it did.
+- A request whose difference comes from others' commits while it ran (`interleaved`) says nothing of
+  the code. In a chain its recorded row changes take the place of the replayed ones, if they fit:
+  else every request after it would differ, too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -16,156 +23,302 @@ import trio
 
 from flux_pg.analysis.diff_document import Comparison
 from flux_pg.config import Settings
+from flux_pg.errors import FluxError
+from flux_pg.replay.children import Children, Written, is_lost, open_children
 from flux_pg.replay.compare import compare_replay
 from flux_pg.replay.draws import Draw, Sequences
 from flux_pg.replay.engine import Child, LiveRecord, Mode, ReplayResult, open_child
-from flux_pg.replay.incident_order import earliest, in_commit_order
+from flux_pg.replay.incident_changes import Applier, CannotApply, Change, read_changes
+from flux_pg.replay.incident_order import earliest, in_commit_order, latest
+from flux_pg.replay.incident_plan import Step, plan_chained, plan_isolated
 from flux_pg.replay.incident_selection import Candidate
-from flux_pg.replay.scratch import open_scratch, snapshot_before
+from flux_pg.replay.interleaved import find_cause
+from flux_pg.replay.scratch import Scratch, open_scratch, snapshot_before
 from flux_pg.replay.source import RecordedRun, load_changes, load_requests
 from flux_pg.replay.targets import Target
 
 _CHUNK = 100
 _AT_ONCE = {"recorded": 16, "as-of": 1, "in-place": 1}
+_SKEW = timedelta(minutes=5)
+"""By how much the clocks of the nodes and of the database may differ."""
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """A request, its replay, and what that says."""
+    """A request, its replay, and what that says.
+
+    Attributes:
+        cause: Of an interleaved one: what was committed while it ran.
+    """
 
     run: RecordedRun
     result: ReplayResult
     comparison: Comparison
+    cause: dict[str, Any] | None = None
+
+    @property
+    def verdict(self) -> str:
+        """In one word."""
+        return self.comparison.verdict
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What is recorded of a request."""
+
+    candidate: Candidate
+    run: RecordedRun
+    changes: list[dict[str, Any]]
 
 
 @dataclass
 class Incident:
-    """What is replayed, and how. `play` does it.
+    """Requests to replay. `open_incident` makes it, `play` does it once.
 
     Args:
         conn: The live database, for reading what was recorded; used from threads.
-        write_conn: The same, for writing.
+        live: The same by another connection, for writing.
+
+    Attributes:
+        egress: `enforced` if nothing could leave.
+        skipped: What others did and what could not be done again, in words.
     """
 
     settings: Settings
     mode: Mode
+    chained: bool
+    steps: Sequence[Step]
+    changes: Sequence[Change]
     target: Target
     conn: psycopg.Connection[Any]
-    write_conn: psycopg.Connection[Any]
+    live: LiveRecord
+    state: State | None
     hosts: Sequence[str] = ()
-    on_replayed: Callable[[Replayed], None] = lambda _: None
     on_output: Callable[[bytes], None] | None = None
-    done: list[Replayed] = field(default_factory=list)
     egress: str = "enforced"
-    _sequences: Sequences | None = None
+    egress_reason: str = ""
+    load_errors: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    _done: list[Replayed] = field(default_factory=list)
 
-    async def play(self, candidates: Sequence[Candidate]) -> list[Replayed]:
+    async def play(self, on_replayed: Callable[[Replayed], None]) -> list[Replayed]:
         """Replay all of them; what came of each, in the order of replay."""
-        ordered = in_commit_order(candidates)
-        if self.mode == "as-of":
-            self._sequences = await trio.to_thread.run_sync(Sequences, self.conn)
-        seeds = list(dict.fromkeys(one.hash_seed for one in ordered))
-        live = LiveRecord(self.write_conn)
-        async with self._children(live, seeds) as children, trio.open_nursery() as nursery:
-            send_written, receive_written = trio.open_memory_channel[tuple[Child, Replayed]](_CHUNK)
-            nursery.start_soon(self._write, receive_written)
-            async with send_written:
-                await self._run_all(ordered, children, send_written)
-        return self.done
+        written = Written(_CHUNK)
+        async with (
+            open_children(self._open_child, self._note_child) as children,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(written.run)
+            await self._play(children, written, on_replayed)
+            written.close()
+        return self._done
 
-    @asynccontextmanager
-    async def _children(
-        self, live: LiveRecord, seeds: Sequence[str | None]
-    ) -> AsyncIterator[Mapping[str | None, Child]]:
-        async with AsyncExitStack() as stack:
-            children = {
-                seed: await stack.enter_async_context(
-                    open_child(
-                        self.settings, self.mode, database_url=self.target.database_url,
-                        live=live, hash_seed=seed, allow_hosts=self.hosts, write="later",
-                        on_output=self.on_output,
-                    )
-                )
-                for seed in seeds
-            }  # fmt: skip
-            if any(child.egress != "enforced" for child in children.values()):
-                self.egress = "not enforced"
-            yield children
+    def _open_child(self, seed: str | None) -> AbstractAsyncContextManager[Child]:
+        return open_child(
+            self.settings, self.mode, database_url=self.target.database_url, live=self.live,
+            hash_seed=seed, allow_hosts=self.hosts, write="later", on_output=self.on_output,
+        )  # fmt: skip
 
-    async def _run_all(
-        self,
-        ordered: Sequence[Candidate],
-        children: Mapping[str | None, Child],
-        written: trio.MemorySendChannel[tuple[Child, Replayed]],
+    def _note_child(self, child: Child) -> None:
+        self.load_errors = [error.message for error in child.errors]
+        if child.egress != "enforced":
+            self.egress, self.egress_reason = "not enforced", child.egress_reason
+
+    async def _play(
+        self, children: Children, written: Written, on_replayed: Callable[[Replayed], None]
     ) -> None:
         limit = trio.CapacityLimiter(_AT_ONCE[self.mode])
+
+        async def play_one(loaded: Loaded) -> None:
+            try:
+                replayed = await self._replay(loaded, children, written)
+            finally:
+                limit.release_on_behalf_of(loaded.run.request_id)
+            self._done.append(replayed)
+            on_replayed(replayed)
+
         async with trio.open_nursery() as nursery:
-            for start in range(0, len(ordered), _CHUNK):
-                chunk = ordered[start : start + _CHUNK]
-                runs, changes = await trio.to_thread.run_sync(
-                    self._load, [one.request_id for one in chunk]
-                )
-                for one in chunk:
-                    run = runs.get(one.request_id)
-                    if run is None:
-                        continue
-                    await limit.acquire_on_behalf_of(one)
-                    nursery.start_soon(
-                        self._run, run, changes[one.request_id], children[one.hash_seed],
-                        written, lambda one=one: limit.release_on_behalf_of(one),
-                    )  # fmt: skip
+            for start in range(0, len(self.steps), _CHUNK):
+                steps = self.steps[start : start + _CHUNK]
+                found = await self._load([step.request for step in steps if step.request])
+                for step in steps:
+                    if step.request is None:
+                        async with limit:
+                            await self._redo(step.outside)
+                    elif step.request.request_id in found:
+                        await limit.acquire_on_behalf_of(step.request.request_id)
+                        nursery.start_soon(play_one, found[step.request.request_id])
 
-    def _load(self, ids: list[str]) -> tuple[dict[str, RecordedRun], dict[str, Any]]:
-        runs = load_requests(self.conn, ids)
-        return runs, load_changes(self.conn, list(runs.values()))
+    async def _load(self, candidates: Sequence[Candidate]) -> dict[str, Loaded]:
+        def load() -> dict[str, Loaded]:
+            runs = load_requests(self.conn, [one.request_id for one in candidates])
+            changes = load_changes(self.conn, list(runs.values()))
+            return {
+                one.request_id: Loaded(one, runs[one.request_id], changes[one.request_id])
+                for one in candidates
+                if one.request_id in runs
+            }
 
-    async def _run(
-        self,
-        run: RecordedRun,
-        changes: Any,
-        child: Child,
-        written: trio.MemorySendChannel[tuple[Child, Replayed]],
-        release: Callable[[], None],
-    ) -> None:
-        try:
-            result = await child.replay(run, self._draws(changes))
-        finally:
-            release()
+        return await trio.to_thread.run_sync(load)
+
+    async def _replay(self, loaded: Loaded, children: Children, written: Written) -> Replayed:
+        run = loaded.run
+        child = await children.get(loaded.candidate.hash_seed)
+        draws = self.state.draws(loaded.changes) if self.state is not None else []
+        result = await child.replay(run, draws)
+        if is_lost(result.outcome) and result.replay_id is None:
+            children.give_up(child)
         self.target.explain(result, run)
-        replayed = Replayed(run, result, compare_replay(run, result, changes))
-        self.done.append(replayed)
-        self.on_replayed(replayed)
-        await written.send((child, replayed))
+        replayed = self._judge(loaded, result)
+        if result.records:
+            await written.put(child, (result, run))
+        if self.state is not None and not self.chained:
+            await self.state.take_back(result)
+        elif self.state is not None and replayed.verdict == "interleaved":
+            await self.state.take_back(result)
+            await self._redo(self._own(loaded.candidate), run.request_id)
+        return replayed
 
-    def _draws(self, changes: Any) -> list[Draw]:
-        return self._sequences.drawn(changes) if self._sequences is not None else []
+    def _judge(self, loaded: Loaded, result: ReplayResult) -> Replayed:
+        rows = loaded.changes if self.mode != "recorded" else None
+        comparison = compare_replay(loaded.run, result, rows)
+        if self.mode != "as-of" or comparison.verdict in ("same", "diverged"):
+            return Replayed(loaded.run, result, comparison)
+        faithful = not self.chained or all(
+            one.verdict in ("same", "interleaved") for one in self._done
+        )
+        cause = find_cause(loaded.candidate, loaded.run, result, self.changes, is_faithful=faithful)
+        if cause is not None:
+            comparison = replace(comparison, verdict="interleaved")
+        return Replayed(loaded.run, result, comparison, cause)
 
-    async def _write(self, receive: trio.MemoryReceiveChannel[tuple[Child, Replayed]]) -> None:
-        """Write what has been replayed: whatever waits, in one transaction."""
-        async for first in receive:
-            waiting = [first]
-            while True:
-                try:
-                    waiting.append(receive.receive_nowait())
-                except (trio.WouldBlock, trio.EndOfChannel):
-                    break
-            for child in {id(child): child for child, _ in waiting}.values():
-                await child.write([(r.result, r.run) for owner, r in waiting if owner is child])
+    def _own(self, candidate: Candidate) -> list[Change]:
+        return [change for change in self.changes if change.xid in candidate.xids]
+
+    async def _redo(self, changes: Sequence[Change], request_id: str | None = None) -> None:
+        """Do again what was recorded of others; of a chain it may not fit any more."""
+        if self.state is None or not changes:
+            return
+        try:
+            await self.state.apply(changes)
+        except CannotApply as error:
+            who = request_id or changes[0].request_id or changes[0].actor
+            if not self.chained:
+                raise FluxError(
+                    f"the state before a request cannot be told: {error} (written by {who})",
+                    "Replay these requests from their record: --recorded.",
+                    code="incomplete",
+                ) from error
+            self.skipped.append(f"a recorded change was not done again: {error} (by {who})")
+
+
+class State:
+    """The scratch database of an incident, as it is moved from request to request."""
+
+    def __init__(self, scratch: Scratch, conn: psycopg.Connection[Any]) -> None:
+        self._sequences = Sequences(conn)
+        refused = [one.table for one in scratch.refused]
+        self._into = psycopg.connect(scratch.admin_url, autocommit=True)
+        self._reader = psycopg.connect(scratch.superuser_url, autocommit=True)
+        self._applier = Applier(self._into, refused)
+        self._sequences.put_beyond(self._reader)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._into.close()
+        self._reader.close()
+
+    def draws(self, changes: Sequence[Mapping[str, Any]]) -> list[Draw]:
+        """What a request drew from sequences."""
+        return self._sequences.drawn(changes)
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Do the changes of one transaction.
+
+        Raises:
+            CannotApply: They do not fit; none was done.
+        """
+        await trio.to_thread.run_sync(self._applier.apply, changes)
+
+    async def take_back(self, result: ReplayResult) -> None:
+        """Undo what a replay committed."""
+        if not result.mutations:
+            return
+        ids = [str(record[0]) for record in result.records]
+
+        def undo() -> None:
+            done = read_changes(self._reader, None, None, None, ids)
+            self._applier.apply(change.inverse() for change in reversed(done))
+
+        await trio.to_thread.run_sync(undo)
 
 
 @asynccontextmanager
-async def open_incident_target(
-    settings: Settings, live_url: str, mode: Mode, candidates: Sequence[Candidate]
-) -> AsyncIterator[Target]:
-    """The database for an incident: as it was just before the first of its requests."""
+async def open_incident(
+    settings: Settings,
+    live_url: str,
+    mode: Mode,
+    candidates: Sequence[Candidate],
+    *,
+    conn: psycopg.Connection[Any],
+    write_conn: psycopg.Connection[Any],
+    chained: bool,
+    hosts: Sequence[str] = (),
+    on_output: Callable[[bytes], None] | None = None,
+) -> AsyncIterator[Incident]:
+    """Get ready to replay requests.
+
+    Args:
+        settings: The project's, as they were read.
+        live_url: The live database.
+        mode: See `engine`.
+        candidates: The requests.
+        conn: The live database, for reading.
+        write_conn: The same, for writing.
+        chained: Whether replays find what those before them wrote; else what was recorded.
+        hosts: Hosts that HTTP may reach.
+        on_output: Gets what user code prints.
+
+    Raises:
+        FluxError: There is no database; the message says why.
+        psycopg.Error: ZF006, the requests' transaction ids mean nothing any more.
+    """
+    live = LiveRecord(write_conn)
     if mode != "as-of":
-        yield Target(live_url if mode == "in-place" else None)
+        target = Target(live_url if mode == "in-place" else None)
+        steps = [Step(one) for one in in_commit_order(candidates)]
+        yield Incident(
+            settings, mode, mode == "in-place", steps, [], target, conn, live, None, hosts,
+            on_output,
+        )  # fmt: skip
         return
     first = earliest(candidates) or candidates[0]
     snapshot = await snapshot_before(live_url, first.request_id)
     ids = [one.request_id for one in candidates]
     async with open_scratch(settings, live_url, snapshot, request_ids=ids) as scratch:
-        yield Target(
+        target = Target(
             scratch.database_url, scratch.partial, scratch.refused, scratch.notes,
             scratch.partial_tables,
         )  # fmt: skip
+        changes = await trio.to_thread.run_sync(_read, conn, snapshot, candidates)
+        plan = plan_chained if chained else plan_isolated
+        state = await trio.to_thread.run_sync(State, scratch, conn)
+        try:
+            yield Incident(
+                settings, mode, chained, plan(candidates, changes), changes, target, conn, live,
+                state, hosts, on_output,
+            )  # fmt: skip
+        finally:
+            state.close()
+
+
+def _read(
+    conn: psycopg.Connection[Any], snapshot: str, candidates: Sequence[Candidate]
+) -> list[Change]:
+    """Every row change from before the first request to the end of the last."""
+    last = latest(candidates)
+    end = max(one.ended_us for one in candidates)
+    until = datetime.fromtimestamp(math.ceil(end / 1e6), UTC) + _SKEW
+    ids = [one.request_id for one in candidates]
+    to = last.snapshot if last is not None else snapshot
+    return read_changes(conn, snapshot, to, until, ids)

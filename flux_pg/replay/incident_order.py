@@ -39,11 +39,18 @@ def read_snapshot(text: str) -> Snapshot:
 def earliest(candidates: Sequence[Candidate]) -> Candidate | None:
     """The request whose snapshot is the oldest; None if none has any."""
     with_snapshot = [one for one in candidates if one.snapshot is not None]
-    return min(with_snapshot, key=lambda one: _age(read_snapshot(one.snapshot or "")), default=None)
+    return min(with_snapshot, key=lambda one: age_of(one.snapshot or ""), default=None)
 
 
-def _age(snapshot: Snapshot) -> tuple[int, int, int]:
-    # Snapshots of one server are ordered: both ends only grow, and of those between they only end.
+def latest(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The request whose snapshot is the newest; None if none has any."""
+    with_snapshot = [one for one in candidates if one.snapshot is not None]
+    return max(with_snapshot, key=lambda one: age_of(one.snapshot or ""), default=None)
+
+
+def age_of(text: str) -> tuple[int, int, int]:
+    """What snapshots are sorted by: the ends only grow, and those between only end."""
+    snapshot = read_snapshot(text)
     return snapshot.xmax, snapshot.xmin, -len(snapshot.open)
 
 

@@ -6,6 +6,7 @@ the kind `replay` (or `bisect`) and the request that it repeats, whatever else i
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -75,10 +76,12 @@ class LiveRecord:
 
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
         self._conn = conn
+        # Its methods run in threads, and each is several statements that belong together.
+        self._lock = threading.Lock()
 
     def redaction(self, extra: Sequence[str]) -> dict[str, Any]:
         """What a child needs to redact, and compare, as the recording did."""
-        with self._conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
+        with self._lock, self._conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
             key = cursor.execute("select flux.redaction_key()").fetchone()
             patterns = cursor.execute("select pattern from flux.redactions").fetchall()
             columns = cursor.execute(_COLUMNS).fetchall()
@@ -91,20 +94,21 @@ class LiveRecord:
 
     def tables(self) -> list[dict[str, Any]]:
         """What structured queries know of the tables, for a child that cannot look."""
-        with self._conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
+        with self._lock, self._conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
             return [row[0] for row in cursor.execute(CATALOG_QUERY.encode())]
 
     def register(self, source: Source, hash_seed: str | None, functions: Any) -> int:
         """The number of the deployment that a child runs."""
         values = (source.commit, source.dirty, source.source_hash, __version__, hash_seed)
-        with self._conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
+        with self._lock, self._conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
             row = cursor.execute(_REGISTER, (*values, to_json(functions))).fetchone()
         assert row is not None
         return int(row[0])
 
     def write(self, replays: Sequence[Replay], deployment: int, kind: Kind) -> None:
         """Write the records of replays in one transaction, called functions' first."""
-        with self._conn.transaction(), self._conn.pipeline(), self._conn.cursor() as cursor:
+        conn = self._conn
+        with self._lock, conn.transaction(), conn.pipeline(), conn.cursor() as cursor:
             for result, recorded in replays:
                 for values in _records_of(result, recorded):
                     values[_KIND], values[_DEPLOYMENT] = kind, str(deployment)

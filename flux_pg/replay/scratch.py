@@ -58,6 +58,11 @@ class Scratch:
         return self._maker.admin_url
 
     @property
+    def superuser_url(self) -> str:
+        """The same, as a superuser; no SQL of the source may run there."""
+        return self._maker.superuser_url
+
+    @property
     def snapshot(self) -> str:
         return self._maker.snapshot
 

@@ -86,6 +86,10 @@ class Maker:
     def admin_url(self) -> str:
         return self._scratch.dsn(LOADER, self._copy)
 
+    @property
+    def superuser_url(self) -> str:
+        return self._scratch.dsn(SUPERUSER, self._copy)
+
     def interrupt(self) -> None:
         """End the work under way."""
         self._interrupted = True

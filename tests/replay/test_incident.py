@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.conftest import Database
@@ -60,6 +61,16 @@ def incident(lab: Lab, *arguments: str) -> tuple[int, dict[str, Any]]:
         raise AssertionError(done) from None
 
 
+def shortly(document: dict[str, Any]) -> str:
+    """What an assertion that fails shows."""
+    told = [
+        (one["function"], one["verdict"], one["first_divergence"], one["problem"], one["now"])
+        for one in document["requests"]
+        if one["verdict"] != "same"
+    ]
+    return "\n".join(map(str, [document["summary"], document["notes"], *told[:5]]))
+
+
 def verdicts(document: dict[str, Any]) -> list[str]:
     return [one["verdict"] for one in document["requests"]]
 
@@ -70,7 +81,7 @@ async def test_what_ran_in_a_window_does_the_same_on_the_same_code(lab: Lab) -> 
             await harness.call("add", id=1, amount=amount)
             await harness.call("total")
         code, document = incident(lab, "--since", "1h")
-        assert code == 0, document
+        assert code == 0, shortly(document)
         assert verdicts(document) == ["same"] * 10
         assert (document["schema"], document["mode"]) == ("flux.replay/1", "as-of")
         assert (document["chained"], document["egress"]) == (True, "enforced")
@@ -105,8 +116,43 @@ async def test_a_fixed_writer_fixes_a_later_reader_and_keys_stay_what_they_were(
             await harness.call("plan", id=json.loads(reply.body)["id"])
         lab.rewrite(SHOP.format(plan="free"))
         code, document = incident(lab, "1h..now")
-        assert verdicts(document) == ["changed", "fixed"] * 3, document
+        assert verdicts(document) == ["changed", "fixed"] * 3, shortly(document)
         assert [one["now"]["response"] for one in document["requests"]][1::2] == [
             {"email": name, "plan": "free"} for name in ("a", "b", "c")
         ]
         assert code == 1
+
+
+async def test_what_others_did_meanwhile_is_done_again(lab: Lab) -> None:
+    async with lab.recording(PLAIN) as harness:
+        for round in range(4):
+            await harness.call("add", id=1, amount=1)
+            with psycopg.connect(lab.database.admin, autocommit=True) as conn:
+                conn.execute("update counters set n = n + 10 where id = 1")
+                conn.execute("insert into counters values (%s, 100)", (20 + round,))
+            await harness.call("total")
+        code, document = incident(lab, "1h..now")
+        assert (code, document["summary"], document["notes"]) == (0, {"same": 8}, []), shortly(document)
+        code, document = incident(lab, "1h..now", "--function", "total")
+        assert (code, document["summary"], document["notes"]) == (0, {"same": 4}, []), shortly(document)
+        lab.rewrite(COUNTER.format(check="", wrong=" + 1"))
+        code, document = incident(lab, "1h..now", "--function", "add")
+        assert (code, document["summary"]) == (1, {"changed": 4})
+        # The row is not as it was when the others changed it.
+        assert "public.counters 1 is not as it was then" in document["notes"][0]
+        responses = [one["now"]["response"]["n"] for one in document["requests"]]
+        assert responses == [2, 4, 6, 8]
+
+
+async def test_each_request_alone_finds_what_was_recorded_before_it(lab: Lab) -> None:
+    async with lab.recording(SHOP.format(plan="broken"), schema=SCHEMA + ENTRIES) as harness:
+        for name in ("a", "b", "c"):
+            reply = await harness.call("order", name=name)
+            await harness.call("plan", id=json.loads(reply.body)["id"])
+        lab.rewrite(SHOP.format(plan="free"))
+        _, document = incident(lab, "1h..now", "--isolated")
+        assert document["chained"] is False
+        assert verdicts(document) == ["changed", "same"] * 3, shortly(document)
+        lab.rewrite(SHOP.format(plan="broken"))
+        _, document = incident(lab, "1h..now", "--isolated")
+        assert verdicts(document) == ["same"] * 6, shortly(document)
