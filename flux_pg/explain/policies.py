@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flux_pg.explain.catalog import PUBLIC, Catalog, Policy, Relation
+from flux_pg.explain.text import one_line
 
 USING = "USING"
 CHECK = "WITH CHECK"
@@ -91,7 +92,8 @@ def rules(
             expression = policy.check
         if expression is None:
             continue
-        because = _because(policy, role, member, command)
+        because = _because(policy, role, member)
+        expression = one_line(expression)
         found[policy.permissive].append(
             Applied(relation, policy, command, clause, expression, because)
         )
@@ -104,14 +106,10 @@ def rules(
     return Rules(tuple(found[True]), tuple(found[False]))
 
 
-def _because(policy: Policy, role: str, member: str, command: str) -> str:
-    who = (
-        "everybody"
-        if member == PUBLIC
-        else f"{member}, which {role} is"
-        if member == role
-        else f"{member}, of which {role} is one"
-    )
+def _because(policy: Policy, role: str, member: str) -> str:
+    who = "everybody"
+    if member != PUBLIC:
+        who = role if member == role else f"{member}, of which {role} is one"
     what = "every command" if policy.command == "ALL" else policy.command
     kind = "permissive" if policy.permissive else "restrictive"
-    return f"{kind} policy for {what} to {who}; looked up for {command}"
+    return f"{kind}, for {what}, to {who}"

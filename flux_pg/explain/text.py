@@ -53,6 +53,20 @@ def name_of(identifier: object) -> str:
     return text if identifier.args.get("quoted") else text.lower()
 
 
+def one_line(sql: str) -> str:
+    """Postgres's own text for an expression without its line breaks; those in literals stay."""
+    if "\n" not in sql:
+        return sql
+    tokens = Dialect.get_or_raise("postgres").tokenize(sql)
+    parts, at = [], 0
+    for token in tokens:
+        gap = sql[at : token.start]
+        parts += [" " if gap.isspace() else gap, sql[token.start : token.end + 1]]
+        at = token.end + 1
+    tidy = "".join([*parts, sql[at:]])
+    return tidy.replace("( SELECT", "(SELECT")
+
+
 def word(token: Token) -> str:
     """The word a token is, as Postgres would fold it."""
     return token.text if token.token_type == TokenType.IDENTIFIER else token.text.lower()

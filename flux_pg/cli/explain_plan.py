@@ -1,0 +1,98 @@
+"""Ask Postgres for a plan as another role, in a transaction that is read only and rolled back.
+
+What remains: functions that are marked IMMUTABLE or STABLE may be called while Postgres plans,
+since it folds constants. In a read-only transaction they cannot write to the database, nor draw
+from a sequence; a function in an untrusted language could still reach outside of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import sql as composed
+
+from flux_pg.cli.session import Database
+from flux_pg.explain.document import Statement
+from flux_pg.explain.session import Session
+
+_LIMIT_S, _RUN_LIMIT_S, _LOCK_LIMIT_S = 10, 60, 5
+
+
+class Planner:
+    """Plans statements on one connection.
+
+    Args:
+        database: A connection in autocommit mode.
+        session: As whom, and with which settings.
+        analyze: Run the statements, and roll them back.
+    """
+
+    def __init__(self, database: Database, session: Session, *, analyze: bool = False) -> None:
+        self._database = database
+        self._session = session
+        self._analyze = analyze
+
+    def plan(self, statement: Statement) -> None:
+        """Put the plan, or why there is none, into a statement."""
+        prefix = self._prefix(statement.sql)
+        try:
+            statement.plan = self._explain(prefix + statement.sql)
+        except psycopg.Error as error:
+            _put_failure(statement, error, len(prefix))
+
+    def _prefix(self, sql: str) -> str:
+        options = ["format json", "verbose", "analyze" if self._analyze else "costs"]
+        # Since Postgres 16 a statement with parameters can be planned without their values.
+        if self._database.info.server_version >= 160000 and "$" in sql and not self._analyze:
+            options.append("generic_plan")
+        return f"explain ({', '.join(options)}) "
+
+    def _explain(self, sql: str) -> Any:
+        with as_role(self._database, self._session, writable=self._analyze):
+            # The extended protocol takes one statement and no more, whatever the text says.
+            result = self._database.pgconn.exec_params(sql.encode(), [])
+            if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
+                raise psycopg.errors.error_from_result(result)
+            return json.loads(result.get_value(0, 0) or b"null")[0]["Plan"]
+
+
+def _put_failure(statement: Statement, error: psycopg.Error, prefix: int) -> None:
+    """Say in a statement why Postgres made no plan for it."""
+    message = error.diag.message_primary or str(error)
+    if error.sqlstate == "42501" and message.startswith("permission denied to set role"):
+        statement.plan_note = f"no plan: {message}"
+    elif error.sqlstate in ("42501", "42P17"):
+        statement.plan_note = f"Postgres refuses: {message}"
+        statement.preview.refused = statement.preview.refused or [message]
+        statement.preview.sql = None
+    elif (error.sqlstate or "")[:2] in ("42", "22", "0A"):
+        statement.error = {"message": message, "sqlstate": error.sqlstate}
+        if error.diag.statement_position is not None:
+            statement.error["position"] = int(error.diag.statement_position) - 1 - prefix
+        statement.preview.sql = None
+        statement.plan_note = "Postgres does not accept the statement"
+    else:
+        statement.plan_note = f"no plan: {message}"
+
+
+@contextmanager
+def as_role(database: Database, session: Session, *, writable: bool = False) -> Iterator[None]:
+    """A transaction as a role with its settings, read only unless asked; it is rolled back."""
+    with database.transaction(force_rollback=True):
+        if not writable:
+            database.execute("set transaction read only")
+        limits = {
+            "statement_timeout": f"{_RUN_LIMIT_S if writable else _LIMIT_S}s",
+            "lock_timeout": f"{_LOCK_LIMIT_S}s",
+        }
+        for name, value in {**limits, **session.settings}.items():
+            database.execute("select set_config(%s, %s, true)", (name, value))
+        if session.role != session.login:
+            database.execute(
+                composed.SQL("set local role {}").format(composed.Identifier(session.role))
+            )
+        yield
