@@ -270,8 +270,7 @@ class _Compiler:
         ]
         self._where(rows, joined + self._all([related.where], target, alias))
         if relation.many:
-            order = related.order or tuple(Sort(name) for name in target.row_key)
-            self._order(rows, order, target, alias)
+            self._order(rows, _with_key(target, related.order), target, alias)
         self._limits(rows, related.limit, related.offset)
         texts = tuple((c.name, c.oid) for c in columns if not is_exact_in_json(c))
         return self._as_json(rows, relation.many), Nested(relation.many, texts, tuple(nested))
@@ -578,6 +577,10 @@ def _total(table: Table, order: tuple[Sort, ...]) -> tuple[Sort, ...]:
             f"{table.name} has no key that tells its rows apart, so it cannot be read in pages",
             "Give it a primary key; or use limit and offset.",
         )
+    return _with_key(table, order)
+
+
+def _with_key(table: Table, order: tuple[Sort, ...]) -> tuple[Sort, ...]:
     given = {sort.column for sort in order}
     down = bool(order) and all(sort.descending for sort in order)
     return (*order, *(Sort(name, down) for name in table.row_key if name not in given))
