@@ -231,9 +231,16 @@ def test_a_file_holds_what_the_request_met_and_no_secret(exported: Exported) -> 
 
 @pytest.mark.timeout(600)
 def test_a_failure_fails_until_it_is_corrected(project: Project, exported: Exported) -> None:
-    code, told = project.pytest("failed", "signup", "conflict", "aggregate", "refusal")
+    # A secret that the function needs itself is for a person to put in.
+    secret = exported["secret"]
+    assert "put a value in its place" in secret["message"]
+    there = 'given("environment", "API_KEY", REDACTED)'
+    assert there in secret["source"]
+    put_in = secret["source"].replace(there, 'given("environment", "API_KEY", "mine")')
+    Path(secret["file"]).write_text(put_in)
+    code, told = project.pytest(*exported)
     assert code == 1, told
-    assert "3 failed, 2 passed" in told
+    assert "3 failed, 3 passed" in told
     assert re.search(r"KeyError: 'free' \(functions/shop.py:\d+ in charge\)", told)
     with project.changed(('{"gold": 900}', '{"gold": 900, "free": 0}'), ("> 100", "> 10000")):
         code, told = project.pytest("failed", "aggregate")
@@ -241,30 +248,15 @@ def test_a_failure_fails_until_it_is_corrected(project: Project, exported: Expor
 
 
 @pytest.mark.timeout(600)
-def test_an_answer_or_a_row_that_changed_fails(project: Project, exported: Exported) -> None:
-    with project.changed(("'paid'", "'PAID'")):
-        code, told = project.pytest("signup")
-    assert code == 1
+def test_what_is_done_otherwise_fails(project: Project, exported: Exported) -> None:
+    asks = ("found = ", 'await ctx.http.get("http://x/y")\n    found = ')
+    with project.changed(("'paid'", "'PAID'"), asks):
+        code, told = project.pytest("signup", "aggregate")
+    assert (code, "2 failed" in told) == (1, True), told
     assert "assert run.changes == " in told
     # What nobody recorded is not made up.
-    with project.changed(("await ctx.queue", 'await ctx.http.get("http://x/y"); await ctx.queue')):
-        code, told = project.pytest("signup")
-    assert code == 1
-    assert "the function asks for what the test does not hold (different)" in told
-    assert "recorded: " in told and "now: " in told and "answer it in `outside`" in told
-
-
-def test_a_secret_that_is_needed_is_for_a_person_to_put_in(
-    project: Project, exported: Exported
-) -> None:
-    document = exported["secret"]
-    assert "put a value in its place" in document["message"]
-    there = 'given("environment", "API_KEY", REDACTED)'
-    assert there in document["source"]
-    file = Path(document["file"])
-    file.write_text(document["source"].replace(there, 'given("environment", "API_KEY", "mine")'))
-    code, told = project.pytest("secret")
-    assert code == 0, told
+    assert "the function asks for what the test does not hold (missing)" in told
+    assert "recorded: nothing" in told and "answer it in `outside`" in told
 
 
 def test_what_cannot_be_exported_is_refused_with_the_reason(project: Project) -> None:
