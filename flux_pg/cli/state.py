@@ -20,6 +20,9 @@ from flux_pg.cli.session import Database, open_database
 from flux_pg.cli.style import Style, terminal_width
 from flux_pg.errors import NotFoundError, UsageError
 
+PAGE = 1000
+"""How many changes people are shown who do not say how many."""
+
 
 @click.group(
     epilog=examples("flux state history users 42", "flux state blame users 42")
@@ -46,7 +49,11 @@ def state() -> None:
 @click.option("--include-rolled-back", is_flag=True, help="Also what was tried and undone.")
 @click.option("--at", metavar="TIME", help="Show the row as it was then.")
 @click.option(
-    "-n", "--limit", type=click.IntRange(1), metavar="N", help="Only the newest N changes."
+    "-n",
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    help=f"The newest N changes: {PAGE:,} unless told otherwise, all of them with --json.",
 )
 @scoped()
 def history(scope: Scope, /, table: str, pk: str, **options: Any) -> None:
@@ -59,12 +66,15 @@ def history(scope: Scope, /, table: str, pk: str, **options: Any) -> None:
         _show_row_at(scope, table, pk, options)
         return
     begin, end = read_window(options["since"], options["until"], utc_now())
+    limit = options["limit"] or (None if scope.as_json else PAGE)
     with open_database(scope.settings) as database:
-        versions = _versions(database, table, pk, begin, options)
+        # One more, to know whether there are more; the end of the window is cut off here.
+        asked = limit + 1 if limit and end is None else None
+        versions = _versions(database, table, pk, begin, asked, options)
     versions = [v for v in versions if end is None or v["at"] < end]
-    total = sum(version["op"] != "GAP" for version in versions)
-    if options["limit"]:
-        versions = _newest(versions, options["limit"])
+    found = sum(version["op"] != "GAP" for version in versions)
+    if limit:
+        versions = _newest(versions, limit)
     if scope.as_json:
         document = {"schema": "flux.history/1", "table": table, "pk": _key_of(versions, pk)}
         scope.emit_json({**document, "versions": [_version_json(v) for v in versions]})
@@ -74,15 +84,23 @@ def history(scope: Scope, /, table: str, pk: str, **options: Any) -> None:
         return
     scope.page(_history_table(versions, scope.style, terminal_width()))
     shown = sum(version["op"] != "GAP" for version in versions)
-    left_out = f", the newest {shown} shown" if total > shown else ""
     gaps = sum(version["op"] == "GAP" for version in versions)
-    scope.note(f"{plural(total, 'change')}{left_out}")
+    scope.note(
+        plural(shown, "change")
+        if found <= shown
+        else f"the newest {plural(shown, 'change')}; there are more, see --limit"
+    )
     if gaps:
         scope.note(scope.notes.warn("the table was not tracked for a time: see GAP"))
 
 
 def _versions(
-    database: Database, table: str, pk: str, begin: datetime | None, options: dict[str, Any]
+    database: Database,
+    table: str,
+    pk: str,
+    begin: datetime | None,
+    limit: int | None,
+    options: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Return the versions; an unknown row is told from one without such changes."""
     request: UUID | None = None
@@ -95,11 +113,12 @@ def _versions(
     query = (
         "select h.seq, h.op, h.at, h.request_id::text, h.span_id, h.function, h.commit, h.outcome,"
         " h.actor, h.changed, h.old, h.new, h.pk"
-        " from flux.history(%s, %s, %s, %s, %s, %s) with ordinality as h"
+        " from flux.history(%s, %s, %s, %s, %s, %s, %s) with ordinality as h"
         " (seq, op, at, request_id, span_id, function, commit, outcome, actor, changed, old, new,"
         " pk, position) order by h.position"
     )
-    arguments = (table, pk, begin, options["column"], request, options["include_rolled_back"])
+    rolled_back = options["include_rolled_back"]
+    arguments = (table, pk, begin, options["column"], request, rolled_back, limit)
     versions = database.execute(query.encode(), arguments).fetchall()
     if not versions:
         _require_history(database, table, pk)
@@ -109,7 +128,8 @@ def _versions(
 
 def _require_history(database: Database, table: str, pk: str) -> None:
     row = database.execute(
-        "select exists (select from flux.history(%s, %s, p_include_rolled_back => true)) as known",
+        "select exists (select from flux.history("
+        "%s, %s, p_include_rolled_back => true, p_limit => 1)) as known",
         (table, pk),
     ).fetchone()
     if row is None or not row["known"]:

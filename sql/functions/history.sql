@@ -4,7 +4,8 @@ create function flux.history(
     p_since timestamptz default null,
     p_column text default null,
     p_request uuid default null,
-    p_include_rolled_back boolean default false
+    p_include_rolled_back boolean default false,
+    p_limit integer default null
 )
 returns table (
     seq bigint, op text, at timestamptz, request_id uuid, span_id text, function text, commit text,
@@ -41,7 +42,10 @@ begin
             flux.decode_row(s, i.ids, m.old) as old,
             flux.decode_row(s, i.ids, m.new) as new,
             flux.decode_key(s, coalesce(m.key_text, m.key)) as pk
-        from flux.row_events(v_table.table_id, v_key, p_include_rolled_back) as m
+        from flux.row_events(
+            v_table.table_id, v_key, p_include_rolled_back,
+            case when p_request is null and v_column is null then p_limit end
+        ) as m
         join flux.table_shapes as s on s.shape_id = m.shape_id
         cross join lateral (
             select flux.changed_ids(m.mask, m.changed, s.column_ids) as ids
@@ -50,6 +54,8 @@ begin
         where (p_since is null or m.at >= p_since)
             and (p_request is null or m.request_id = p_request)
             and (v_column is null or v_column = any (i.ids))
+        order by m.seq desc
+        limit p_limit
     ),
     -- A break stands behind the last change that was recorded before it.
     breaks as (
@@ -66,7 +72,11 @@ begin
         ) as b
         where p_request is null and (p_since is null or b.ends_or_never >= p_since)
             and exists (
-                select from flux.row_events(v_table.table_id, v_key, p_include_rolled_back))
+                select from flux.row_events(v_table.table_id, v_key, p_include_rolled_back, 1))
+            and (
+                p_limit is null or (select count(*) from events) < p_limit
+                or b.ends_or_never >= (select min(v.at) from events as v)
+            )
     )
     select t.seq, t.op, t.at, t.request_id, t.span_id, t.function, t.commit, t.outcome, t.actor,
         t.changed, t.old, t.new, t.pk
@@ -80,5 +90,5 @@ begin
     order by t.place, t.is_break, t.at;
 end
 $$;
-comment on function flux.history(text, text, timestamptz, text, uuid, boolean) is
-    'Every change of a row, newest last, back through deletes, re-inserts and changes of its key. The key is a plain value or a JSON object. Restricted by time, column (present or former name) or request; rolled-back attempts on request. A row with op GAP, which has no seq, says that the table was not tracked for a time (in actor: between when). Empty if nothing was recorded. Raises ZF006 if the table has changed its shape unnoticed.';
+comment on function flux.history(text, text, timestamptz, text, uuid, boolean, integer) is
+    'Every change of a row, newest last, back through deletes, re-inserts and changes of its key. The key is a plain value or a JSON object. Restricted by time, column (present or former name) or request; rolled-back attempts on request; p_limit: only so many of the newest changes. A row with op GAP, which has no seq, says that the table was not tracked for a time (in actor: between when). Empty if nothing was recorded. Raises ZF006 if the table has changed its shape unnoticed.';

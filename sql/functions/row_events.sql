@@ -1,4 +1,8 @@
-create function flux.row_events(p_table_id integer, p_key text, p_include_attempted boolean)
+-- The newest of each pattern of change first, as the index has them: of a row with a million changes
+-- a page is read, not all of them.
+create function flux.row_events(
+    p_table_id integer, p_key text, p_include_attempted boolean, p_limit integer default null
+)
 returns table (
     seq bigint, at timestamptz, mask bigint, span_id bigint, request_id uuid, shape_id integer,
     op "char", key text, key_text text, session_name text, role_name text, application_name text,
@@ -35,13 +39,36 @@ begin
         select m.seq, m.at, m.mask, m.span_id, m.request_id, m.shape_id, m.op, m.key, m.key_text,
             m.session_name, m.role_name, m.application_name, m.client_addr, m.changed, m.old, m.new
         from lives as l
-        join flux.mutation_log as m on m.table_id = p_table_id and m.key = l.key
-            and m.seq >= l.from_seq and m.seq < l.before_seq
+        cross join lateral flux.last_writes(p_table_id, l.key, l.from_seq, l.before_seq) as w
+        cross join lateral (
+            select c.seq, c.at, c.mask, c.span_id, c.request_id, c.shape_id, c.op, c.key,
+                c.key_text, c.session_name, c.role_name, c.application_name, c.client_addr,
+                c.changed, c.old, c.new
+            from flux.mutation_log as c
+            where c.table_id = p_table_id and c.key = l.key and c.mask = w.mask
+                and c.seq >= l.from_seq and c.seq <= w.seq
+            order by c.seq desc
+            limit p_limit
+        ) as m
         union all
-        select m.seq, m.at, m.mask, m.span_id, m.request_id, m.shape_id, m.op, m.key, m.key_text,
-            m.session_name, m.role_name, m.application_name, m.client_addr, m.changed, m.old, m.new
-        from flux.mutation_log as m
-        where m.table_id = p_table_id and m.old_key = p_key
+        (
+            select m.seq, m.at, m.mask, m.span_id, m.request_id, m.shape_id, m.op, m.key,
+                m.key_text, m.session_name, m.role_name, m.application_name, m.client_addr,
+                m.changed, m.old, m.new
+            from flux.mutation_log as m
+            where m.table_id = p_table_id and m.old_key = p_key
+            order by m.seq desc
+            limit p_limit
+        )
+    ),
+    attempts as (
+        select a.seq, a.at, a.mask, a.span_id, a.request_id, a.shape_id, a.op, a.key, a.key_text,
+            a.session_name, a.role_name, a.application_name, a.client_addr, a.changed, a.old, a.new
+        from flux.attempted_log as a
+        where p_include_attempted and a.table_id = p_table_id
+            and (a.key = p_key or a.old_key = p_key)
+        order by a.seq desc
+        limit p_limit
     )
     -- A row that left the key and came back is met twice.
     (
@@ -49,16 +76,15 @@ begin
             e.key, e.key_text, e.session_name, e.role_name, e.application_name, e.client_addr,
             e.changed, e.old, e.new, 'committed'
         from events as e
-        order by e.seq
     )
     union all
     select a.seq, a.at, a.mask, a.span_id, a.request_id, a.shape_id, a.op, a.key, a.key_text,
         a.session_name, a.role_name, a.application_name, a.client_addr, a.changed, a.old, a.new,
         'rolled_back'
-    from flux.attempted_log as a
-    where p_include_attempted and a.table_id = p_table_id
-        and (a.key = p_key or a.old_key = p_key);
+    from attempts as a
+    order by seq desc
+    limit p_limit;
 end
 $$;
-comment on function flux.row_events(integer, text, boolean) is
-    'The mutations that history shows: all of a key, and those of rows that came to it from other keys, before that. The arguments: table, key, whether rolled-back attempts too.';
+comment on function flux.row_events(integer, text, boolean, integer) is
+    'The mutations that history shows: all of a key, and those of rows that came to it from other keys, before that. The arguments: table, key, whether rolled-back attempts too, how many of the newest (null: all).';

@@ -56,7 +56,9 @@ def test_history_shows_every_change_and_who_made_it(flux: Flux, conn: Any, users
     every = flux("state", "history", "users", "42", "--include-rolled-back").out
     assert 'plan: "pro" → "team"' in every and "(rolled back)" in every
     newest = flux("state", "history", "users", "42", "-n", "1")
-    assert "free" not in newest.out and newest.err == "3 changes, the newest 1 shown\n"
+    assert "free" not in newest.out and "the newest 1 change; there are more" in newest.err
+    everything = flux("state", "history", "users", "42", "-n", "3")
+    assert everything.out == shown.out and everything.err == "3 changes\n"
     by_column = flux("state", "history", "users", "42", "--column", "plan").out
     assert "free" in by_column and "b@x" not in by_column
     by_request = flux("state", "history", "users", "42", "--request", ids["changed"][-8:]).out

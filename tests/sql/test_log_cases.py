@@ -527,3 +527,28 @@ def test_the_laws_of_the_log_hold_for_what_recorders_write(log: Log) -> None:
     with psycopg.connect(log.database.superuser) as conn:
         copied = conn.execute("insert into flux.attempted_log select * from flux.mutation_log")
         assert copied.rowcount == 9
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4, 100])
+def test_a_page_of_history_is_the_end_of_all_of_it(log: Log, limit: int) -> None:
+    log.run(
+        "create table t (id int primary key, a int, b text)",
+        "insert into t values (1, 1, 'x'), (5, 5, 'five')",
+        "update t set a = 2 where id = 1",
+        "update t set b = 'y', a = 3 where id = 1",
+        "update t set id = 2 where id = 1",
+        "update t set id = 1, b = 'back' where id = 2",
+        "delete from t where id = 1",
+        "update t set id = 1 where id = 5",
+        "update t set a = 9 where id = 1",
+    )
+    for options in ("", ", p_column => 'a'", ", p_include_rolled_back => true"):
+        whole = log.rows(f"select * from flux.history('t', '1'{options})")
+        page = log.rows(f"select * from flux.history('t', '1'{options}, p_limit => {limit})")
+        assert page == whole[-limit:] and len(whole) > 4
+    log.run("select flux.untrack('t')", "select flux.track('t')", "update t set a = 10")
+    whole = log.rows("select * from flux.history('t', '1')")
+    page = log.rows(f"select * from flux.history('t', '1', p_limit => {limit})")
+    changes = [row for row in page if row["op"] != "GAP"]
+    assert page == whole[-len(page) :] and len(changes) == min(limit, len(whole) - 1)
+    assert ("GAP" in [row["op"] for row in page]) is (limit > 1 or page[-1]["op"] == "GAP")
