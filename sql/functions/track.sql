@@ -8,7 +8,9 @@ declare
     v_table_id integer;
     v_made boolean := false;
     v_was_off boolean := false;
-    v_trigger record;
+    v_wanted record;
+    v_name text;
+    v_definition text;
     v_partition oid;
     v_with_rows oid[] := '{}';
     v_has_rows boolean;
@@ -17,22 +19,30 @@ begin
     -- Writers are kept out from here to the commit, so that none is missed and none is half seen.
     execute format('lock table %s in share row exclusive mode', p_table);
     v_table_id := flux.make_recorder(p_table);
-    for v_trigger in
-        select w.relation, w.name, w.definition from flux.wanted_triggers(p_table, v_table_id) as w
+    for v_wanted in
+        select w.relation, array_agg(w.name) as names, array_agg(w.definition) as definitions,
+            string_agg(format('enable always trigger %I', w.name), ', ') as enabling
+        from flux.wanted_triggers(p_table, v_table_id) as w
+        group by w.relation
     loop
         -- Asked for rather than DROP IF EXISTS, whose notices everybody who makes a table would read.
-        if exists (
-            select from pg_trigger as g
-            where g.tgrelid = v_trigger.relation and g.tgname = v_trigger.name
-        ) then
-            execute format('drop trigger %I on %s', v_trigger.name, v_trigger.relation);
-        end if;
-        execute v_trigger.definition;
-        execute format('alter table %s enable always trigger %I',
-            v_trigger.relation, v_trigger.name);
+        for v_name in
+            select g.tgname from pg_trigger as g
+            where g.tgrelid = v_wanted.relation and g.tgname = any (v_wanted.names)
+        loop
+            execute format('drop trigger %I on %s', v_name, v_wanted.relation);
+        end loop;
+        foreach v_definition in array v_wanted.definitions loop
+            execute v_definition;
+        end loop;
+        -- Every ALTER TABLE calls the event trigger, and so this function: one for all of them,
+        -- which finds nothing left to do.
+        execute format('alter table %s %s', v_wanted.relation, v_wanted.enabling);
         v_made := true;
-        v_was_off := v_was_off or v_trigger.name like 'flux\_record\_%\_%'
-            and v_trigger.name <> 'flux_record_truncate';
+        foreach v_name in array v_wanted.names loop
+            v_was_off := v_was_off or v_name like 'flux\_record\_%\_%'
+                and v_name <> 'flux_record_truncate';
+        end loop;
     end loop;
     if v_was_off then
         perform flux.note_recording_off(p_table);

@@ -18,6 +18,17 @@ def superuser(log: Log) -> psycopg.Connection:
     return psycopg.connect(log.database.superuser, autocommit=True)
 
 
+def test_a_new_table_is_worked_out_twice_not_again_for_each_of_its_triggers(log: Log) -> None:
+    with psycopg.connect(log.database.superuser) as conn:
+        conn.execute("set track_functions = 'all'")
+        conn.execute("create table public.t (id int primary key, a int)")
+        calls = conn.execute(
+            "select calls from pg_stat_xact_user_functions where funcname = 'make_recorder'"
+        ).fetchone()
+    # Once for the table, and once when its triggers have been switched on.
+    assert calls == (2,)
+
+
 def test_blame_survives_pruning(log: Log) -> None:
     log.run(
         "create table t (id int primary key, a int, b int, c int)",
