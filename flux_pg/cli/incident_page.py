@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flux_pg.analysis.text import clean, fit, plural, short_id
-from flux_pg.cli.replay import NOTES, show_value, tell_side
+from flux_pg.cli.replay import tell_difference, tell_side, tell_verdict
+from flux_pg.cli.replaying import still_fails
 from flux_pg.cli.style import Style
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def render(document: dict[str, Any], style: Style, width: int) -> str:
         lines += _entry(one, style, width)
     total = len(document["requests"])
     how = document["mode"] + (", chained" if document["chained"] else "")
-    still = sum(_still_fails(one) for one in document["requests"])
+    still = sum(still_fails(one) for one in document["requests"])
     failing = f", {style.bad(f'{still} of them still failing')}" if still else ""
     lines += [
         "",
@@ -98,33 +99,17 @@ def render(document: dict[str, Any], style: Style, width: int) -> str:
     return "\n".join(lines)
 
 
-def _still_fails(one: dict[str, Any]) -> bool:
-    return bool(one["verdict"] == "same" and one["now"]["outcome"] != "ok")
-
-
 def _entry(one: dict[str, Any], style: Style, width: int) -> list[str]:
     verdict = one["verdict"]
-    note = one["problem"]["message"] if one["problem"] else NOTES[verdict]
-    if _still_fails(one):
-        note = "it still fails as it did then"
     word = paint_verdict(f"{verdict:<11}", verdict, style)
     lines = [
         f"{word} {short_id(one['request_id'])}  {style.strong(clean(one['function']))}  "
-        f"{clean(note)}"
+        f"{clean(tell_verdict(one))}"
     ]
     if verdict == "same":
         return lines
-    divergence = one["first_divergence"]
-    if divergence:
-        lines.append(fit(f"    at {divergence['path']} ({divergence['reason']})", width))
-        lines.append(fit(f"    recorded  {show_value(divergence['recorded'])}", width))
-        lines.append(fit(f"    now       {show_value(divergence['now'])}", width))
-        return lines
-    cause = one["interleaved_with"]
-    if cause:
-        key = "" if cause["key"] is None else f" {', '.join(cause['key'])}"
-        who = short_id(cause["request_id"]) if cause["request_id"] else cause["actor"]
-        lines.append(fit(f"    {cause['table']}{key} was changed by {who} while it ran", width))
-    lines.append(fit(f"    recorded  {tell_side(one['recorded'])}", width))
-    lines.append(fit(f"    now       {tell_side(one['now'])}", width))
+    lines += [f"    {line}" for line in tell_difference(one, width - 4) if line]
+    if one["first_divergence"] is None:
+        lines.append(fit(f"    recorded  {tell_side(one['recorded'])}", width))
+        lines.append(fit(f"    now       {tell_side(one['now'])}", width))
     return lines

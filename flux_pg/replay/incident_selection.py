@@ -38,7 +38,7 @@ where (%(ids)s::uuid[] is null or e.request_id = any (%(ids)s::uuid[]))
     and (%(least)s::int is null or e.status_code between %(least)s and %(most)s)
     and (%(path)s::text is null or e.path like %(path)s)
     and (not %(errors_only)s or e.outcome in ('error', 'timeout', 'cancelled', 'crashed'))
-    and e.kind = any (%(kinds)s) and e.replay_of is null
+    and (%(kinds)s::text[] is null or e.kind = any (%(kinds)s)) and e.replay_of is null
 """
 _READY = "and e.state = 'completed' and e.refused_by is null and e.function is not null\n"
 _FOUND = _COLUMNS + _ASKED + _READY + "order by e.request_id limit %(limit)s"
@@ -119,9 +119,11 @@ class Selection:
 
 def select_requests(conn: psycopg.Connection[Any], wanted: Wanted) -> Selection:
     """Find the requests of an incident. Blocks."""
-    kinds = ["http", "invoke", "schedule"]
-    if wanted.with_jobs or wanted.functions or wanted.ids:
-        kinds.append("job")
+    kinds: list[str] | None = ["http", "invoke", "schedule"]
+    if wanted.with_jobs or wanted.functions:
+        kinds = ["http", "invoke", "schedule", "job"]
+    if wanted.ids is not None:
+        kinds = None
     least, most = wanted.status or (None, None)
     values = {
         "ids": None if wanted.ids is None else list(wanted.ids),

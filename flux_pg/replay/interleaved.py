@@ -42,29 +42,48 @@ def find_cause(
         changes: Row changes of the incident's time, by whomever, in their order.
         is_faithful: Whether the state of the replay is, up to here, the recorded one.
     """
-    pair = _first_different(run, result)
-    if pair is None or candidate.snapshot is None:
+    if candidate.snapshot is None:
         return None
+    meanwhile = list(_meanwhile(candidate, changes))
+    try:
+        pair = _first_different(run, result)
+    except _AskedAnew:
+        return None
+    if pair is None:
+        return _describe(_of_own_rows(candidate, changes, meanwhile), run.function)
     then, now = pair
-    sql = str(then.input["sql"])
-    found = [one for one in _meanwhile(candidate, changes) if _names(sql, one.table)]
-    if not found:
-        return None
+    found = [one for one in meanwhile if _names(str(then.input["sql"]), one.table)]
     cells = _different_cells(then, now)
     shown = [one for one in found if _shows(one, then, now)]
-    telling = [one for one in shown if cells and cells <= _values(shown)]
+    telling = shown if cells and cells <= _values(shown) else []
     if not telling and is_faithful and (not shown or then.error or now.error):
         telling = shown or found
+    return _describe(telling, then.name)
+
+
+class _AskedAnew(Exception):
+    """The code asks for what nobody had asked."""
+
+
+def _describe(telling: Sequence[Change], path: str | None) -> dict[str, Any] | None:
     if not telling:
         return None
     cause = telling[-1]
     return {
-        "path": then.name,
+        "path": path,
         "table": f"{cause.schema}.{cause.table}",
         "key": cause.key,
         "request_id": cause.request_id,
         "actor": cause.actor,
     }
+
+
+def _of_own_rows(
+    candidate: Candidate, changes: Sequence[Change], meanwhile: Sequence[Change]
+) -> list[Change]:
+    """Every statement gave what it gave: then only what its own rows held before can differ."""
+    own = {row for one in changes if one.xid in candidate.xids for row in one.rows}
+    return [one for one in meanwhile if one.rows & own]
 
 
 def _meanwhile(candidate: Candidate, changes: Iterable[Change]) -> Iterator[Change]:
@@ -79,15 +98,19 @@ def _meanwhile(candidate: Candidate, changes: Iterable[Change]) -> Iterator[Chan
 def _first_different(
     run: RecordedRun, result: ReplayResult
 ) -> tuple[SpanRecord, SpanRecord] | None:
-    """The first statement that was asked as it was and gave something else; None if one was asked
-    before that nobody had asked."""
+    """The first statement that was asked as it was and gave something else; None if all gave the
+    same.
+
+    Raises:
+        _AskedAnew: One before it was not asked then.
+    """
     recorded: dict[str, list[SpanRecord]] = {}
     for span in _statements(run.spans):
         recorded.setdefault(_asked(span), []).append(span)
     for now in _statements(result.spans):
         known = recorded.get(_asked(now))
         if not known:
-            return None
+            raise _AskedAnew
         then = known.pop(0)
         if _given(then) != _given(now):
             return then, now

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import trio
 
 from tests.conftest import Database
+from tests.queue.jobs import run_jobs
 from tests.replay.conftest import Lab, make_lab
 from tests.runtime.application import SCHEMA
 
@@ -132,9 +135,13 @@ async def test_what_others_did_meanwhile_is_done_again(lab: Lab) -> None:
                 conn.execute("insert into counters values (%s, 100)", (20 + round,))
             await harness.call("total")
         code, document = incident(lab, "1h..now")
-        assert (code, document["summary"], document["notes"]) == (0, {"same": 8}, []), shortly(document)
+        assert (code, document["summary"], document["notes"]) == (0, {"same": 8}, []), shortly(
+            document
+        )
         code, document = incident(lab, "1h..now", "--function", "total")
-        assert (code, document["summary"], document["notes"]) == (0, {"same": 4}, []), shortly(document)
+        assert (code, document["summary"], document["notes"]) == (0, {"same": 4}, []), shortly(
+            document
+        )
         lab.rewrite(COUNTER.format(check="", wrong=" + 1"))
         code, document = incident(lab, "1h..now", "--function", "add")
         assert (code, document["summary"]) == (1, {"changed": 4})
@@ -156,3 +163,81 @@ async def test_each_request_alone_finds_what_was_recorded_before_it(lab: Lab) ->
         lab.rewrite(SHOP.format(plan="broken"))
         _, document = incident(lab, "1h..now", "--isolated")
         assert verdicts(document) == ["same"] * 6, shortly(document)
+
+
+LOST_UPDATE = (
+    PLAIN
+    + """
+@define_function
+async def slow_add(ctx: Context, id: int, amount: int) -> dict:
+    row = await ctx.db.fetch_one("select n from counters where id = %s", [id])
+    await ctx.db.query("select pg_advisory_xact_lock(7)")
+    await ctx.db.execute("update counters set n = %s where id = %s", [row["n"] + amount, id])
+    return {"n": row["n"] + amount}
+"""
+)
+
+
+@pytest.mark.parametrize("how", ["--chained", "--isolated"])
+async def test_what_committed_while_a_request_ran_is_named(lab: Lab, how: str) -> None:
+    async with lab.recording(LOST_UPDATE) as harness:
+        with psycopg.connect(lab.database.admin, autocommit=True) as conn:
+            conn.execute("select pg_advisory_lock(7)")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(harness.call, "slow_add", id=1, amount=1))
+                waits = "select 1 from pg_locks where locktype = 'advisory' and not granted"
+                with trio.fail_after(60):
+                    while not harness.rows(waits):
+                        await trio.sleep(0.01)
+                await harness.call("add", id=1, amount=5)
+                adder = str(harness.last)
+                conn.execute("select pg_advisory_unlock(7)")
+        await harness.call("total")
+        (row,) = harness.rows("select n from counters where id = 1")
+        assert row["n"] == 1  # the 5 is lost
+        code, document = incident(lab, "1h..now", how)
+        found = {one["function"]: one for one in document["requests"]}
+        assert found["slow_add"]["verdict"] == "interleaved", shortly(document)
+        cause = found["slow_add"]["interleaved_with"]
+        assert (cause["table"], cause["key"]) == ("public.counters", ["1"])
+        assert cause["request_id"] == adder
+        assert (found["add"]["verdict"], found["total"]["verdict"]) == ("same", "same")
+        assert code == 0
+
+
+JOBS = """
+@define_function
+async def signup(ctx: Context, email: str) -> dict:
+    user = await ctx.db.table("users").insert({"email": email, "plan": "PLAN"})
+    await ctx.queue.push("welcome", {"id": user["id"]})
+    return {"id": user["id"]}
+
+@define_function(max_attempts=1)
+async def welcome(ctx: Context, id: int) -> dict:
+    row = await ctx.db.fetch_one("select plan from users where id = %s", [id])
+    if row["plan"] == "broken":
+        raise ValueError("no such plan")
+    return {"job": str(ctx.job.id), "attempt": ctx.job.attempt, "of": ctx.job.max_attempts}
+"""
+
+
+async def test_jobs_are_replayed_as_part_of_their_trace_when_asked(lab: Lab) -> None:
+    broken = JOBS.replace("PLAN", "broken")
+    async with run_jobs(lab.folder, lab.database, broken, SCHEMA) as jobs:
+        reply = await jobs.call("signup", email="a@example.com")
+        request = str(jobs.harness.last)
+        assert json.loads(reply.body) == {"id": 1}
+        (row,) = jobs.rows("select job_id from flux.jobs")
+        await jobs.ended(str(row["job_id"]))
+        lab.rewrite(JOBS.replace("PLAN", "free"))
+        code, document = incident(lab, request)
+        assert verdicts(document) == ["changed"], shortly(document)
+        code, document = incident(lab, request, "--with-jobs")
+        assert verdicts(document) == ["changed", "fixed"], shortly(document)
+        assert document["requests"][1]["now"]["response"]["job"] == str(row["job_id"])
+        done = flux(lab, "replay", request, "--with-jobs", "--isolated", "--json")
+        assert verdicts(json.loads(done.stdout)) == ["changed", "same"], done
+        attempt = jobs.attempts(str(row["job_id"]))[0]["request_id"]
+        done = flux(lab, "replay", str(attempt), "--json")
+        assert verdicts(json.loads(done.stdout)) == ["same"], done
+        assert code == 1
