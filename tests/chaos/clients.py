@@ -14,7 +14,7 @@ import trio
 from .project import COUNTERS, WEIGHTS
 
 CLIENTS = 16
-PATIENCE_S = 40.0
+PATIENCE_S = 90.0
 
 
 class Lost(Exception):

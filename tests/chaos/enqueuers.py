@@ -22,7 +22,7 @@ from .queue_project import Mix
 BACKLOG = 200
 CLIENTS = 3
 KEYS = 12
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 
 _ENQUEUE = """
 with job as (

@@ -18,7 +18,7 @@ import trio
 
 from flux_pg.runtime.journal import SUFFIX, read_leftovers
 
-PATIENCE_S = 40.0
+PATIENCE_S = 90.0
 DRAIN_S = 4.0
 ROOT = Path(__file__).parents[2]
 

@@ -29,7 +29,7 @@ from .served import Served, until
 SCALE = float(os.environ.get("FLUX_TEST_SCALE", "1"))
 SEED = int(os.environ.get("FLUX_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
 
-pytestmark = pytest.mark.timeout(120 + 120 * SCALE)
+pytestmark = pytest.mark.timeout(300 + 120 * SCALE)
 
 
 @dataclass

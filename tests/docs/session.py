@@ -20,8 +20,8 @@ from tests.docs.compare import Names, Unequal, check, trimmed
 from tests.docs.page import Step, read_steps
 
 REPOSITORY = Path(__file__).parents[2]
-COMMAND_LIMIT_S = 60.0
-DEV_LIMIT_S = 90.0
+COMMAND_LIMIT_S = 120.0
+DEV_LIMIT_S = 120.0
 _SERVES = re.compile(r"(?:^|&& )(flux (?:dev|serve)\b[^&|]*)$")
 _URL = re.compile(r"http://(?:localhost|127\.0\.0\.1):(\d+)")
 

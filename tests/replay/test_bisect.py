@@ -92,7 +92,7 @@ class Shop:
     def bisect(self, *arguments: str) -> tuple[int, str, str]:
         process = self.start(*arguments)
         try:
-            out, err = process.communicate(timeout=110)
+            out, err = process.communicate(timeout=200)
         finally:
             process.kill()
         return process.returncode, out, err
@@ -215,7 +215,7 @@ async def test_two_at_once_and_the_diff_that_is_named_next(shops: Any) -> None:
     before = photograph_without_state(shop.folder)
     documents = []
     for process in [shop.start(request, "--json"), shop.start(request, "--json")]:
-        out, err = process.communicate(timeout=110)
+        out, err = process.communicate(timeout=200)
         assert process.returncode == 0, err
         documents.append(json.loads(out))
     assert photograph_without_state(shop.folder) == before
@@ -414,7 +414,7 @@ async def test_an_end_half_way_leaves_nothing(shops: Any, how: signal.Signals) -
         process.wait()
     if how != signal.SIGKILL:
         assert process.returncode == 130
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while photograph_without_state(shop.folder) != before:
         assert time.monotonic() < deadline
         os.sched_yield()
