@@ -2,6 +2,7 @@ create function flux.failed_attempts(p_table_id integer, p_key text)
 returns table (column_id smallint, seq bigint, request_id uuid)
 language plpgsql stable parallel safe
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_hashjoin = off

@@ -19,24 +19,20 @@ returns table (
 )
 language plpgsql stable parallel safe
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
     c_steps constant integer := 50;
-    v_change record;
+    v_change flux.mutation_log;
     v_start bigint;
     v_before bigint := p_before;
     v_is_visible boolean;
     v_fits boolean;
 begin
     for i in 1 .. c_steps loop
-        select m.seq, m.at, m.xid, m.op into v_change
-        from flux.last_writes(p_table_id, p_key, 0, v_before) as w
-        join flux.mutation_log as m
-            on m.table_id = p_table_id and m.key = p_key and m.mask = w.mask and m.seq = w.seq
-        order by m.seq desc
-        limit 1;
-        if not found then
+        v_change := flux.newest_write(p_table_id, p_key, v_before);
+        if v_change.seq is null then
             return;
         end if;
         v_is_visible := case

@@ -13,6 +13,7 @@ returns table (
 )
 language plpgsql stable parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare

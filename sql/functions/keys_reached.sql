@@ -2,6 +2,7 @@ create function flux.keys_reached(p_table_id integer, p_key text, p_snapshot pg_
 returns text[]
 language sql stable parallel safe
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_hashjoin = off

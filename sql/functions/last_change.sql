@@ -3,6 +3,7 @@
 create function flux.last_change(p_table text, p_pk text, p_before timestamptz) returns json
 language plpgsql stable strict parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     c_steps constant integer := 200;
@@ -15,13 +16,8 @@ begin
     select s.* into v_shape from flux.table_shapes as s where s.shape_id = v_table.shape_id;
     v_key := flux.resolve_key(v_shape, p_pk);
     for i in 1 .. c_steps loop
-        select m.* into v_change
-        from flux.last_writes(v_table.table_id, v_key, 0, v_seq) as w
-        join flux.mutation_log as m
-            on m.table_id = v_table.table_id and m.key = v_key and m.mask = w.mask and m.seq = w.seq
-        order by w.seq desc
-        limit 1;
-        if not found then
+        v_change := flux.newest_write(v_table.table_id, v_key, v_seq);
+        if v_change.seq is null then
             return null;
         end if;
         exit when v_change.at <= p_before;

@@ -7,6 +7,7 @@ create function flux.last_writes(
 ) returns table (mask bigint, seq bigint)
 language plpgsql stable parallel safe
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_hashjoin = off

@@ -47,15 +47,7 @@ select coalesce(
 )
 from touched as t
 join flux.tracked_tables as r on r.table_id = t.table_id
-cross join lateral (
-    select w.mask, w.seq
-    from flux.last_writes(t.table_id, t.key, 0, t.seq) as w
-    where w.seq is not null
-    order by w.seq desc
-    limit 1
-) as w
-join flux.mutation_log as m
-    on m.table_id = t.table_id and m.key = t.key and m.mask = w.mask and m.seq = w.seq
+cross join lateral flux.newest_write(t.table_id, t.key, t.seq) as m
 join flux.table_shapes as s on s.shape_id = m.shape_id
 cross join lateral (
     select flux.changed_ids(m.mask, m.changed, s.column_ids) as ids

@@ -6,6 +6,7 @@ returns table (
 )
 language plpgsql stable strict parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare

@@ -2,6 +2,7 @@
 create function flux.trace(p_request_id uuid) returns json
 language plpgsql stable strict parallel safe
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare

@@ -3,6 +3,7 @@
 create function flux.why(p_request_id uuid) returns json
 language plpgsql stable strict parallel unsafe
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare
