@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from flux_pg.config import Settings
 from flux_pg.records import SpanRecord
-from flux_pg.replay.engine import Mode, ReplayResult
-from flux_pg.replay.scratch import open_scratch, snapshot_before
+from flux_pg.replay.engine import ReplayResult
 from flux_pg.replay.scratch_rows import Refused
 from flux_pg.replay.source import RecordedRun
 
@@ -58,38 +55,6 @@ class Target(NamedTuple):
                         "reason": "not-there",
                     }
                 return
-
-
-@asynccontextmanager
-async def open_target(
-    settings: Settings, live_url: str, mode: Mode, run: RecordedRun
-) -> AsyncIterator[Target]:
-    """The database for one replay.
-
-    Args:
-        settings: The project's, as they were read (the embedded server is told by them).
-        live_url: The live database.
-        mode: See `engine`.
-        run: The request.
-
-    Raises:
-        FluxError: There is none; the message says why.
-        psycopg.Error: ZF006, the request's transaction ids mean nothing any more.
-    """
-    if mode == "recorded":
-        yield Target(None)
-        return
-    if mode == "in-place":
-        yield Target(live_url)
-        return
-    # Also for a request that asked the database for nothing: today's code may ask.
-    snapshot = await snapshot_before(live_url, run.request_id)
-    ids = (run.request_id,)
-    async with open_scratch(settings, live_url, snapshot, request_ids=ids) as scratch:
-        yield Target(
-            scratch.database_url, scratch.partial, scratch.refused, scratch.notes,
-            scratch.partial_tables,
-        )  # fmt: skip
 
 
 def read_outside(
