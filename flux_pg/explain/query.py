@@ -10,10 +10,12 @@ and an object holds operators: `{"gte": 1, "lt": 5}`. `$and` and `$or` hold list
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import UsageError
+from .catalog import Catalog as Snapshot
 from .query_catalog import Catalog
 from .query_shape import (
     MAX_DEPTH,
@@ -25,7 +27,9 @@ from .query_shape import (
     ask_insert,
     ask_page,
     ask_update,
+    deeper,
 )
+from .query_snapshot import tables_of
 from .query_sql import Compiled, compile_shape, parameters_of
 from .query_words import Joined, Sort, Test
 
@@ -60,7 +64,7 @@ class Loaded(NamedTuple):
     compiled: Compiled
 
 
-def load_query(document: Any, catalog: Catalog | None = None) -> Loaded:
+def load_query(document: Any, catalog: Catalog | Snapshot | None = None) -> Loaded:
     """Compile a structured query.
 
     Args:
@@ -73,6 +77,8 @@ def load_query(document: Any, catalog: Catalog | None = None) -> Loaded:
         UnknownName: A table, column, relation or key is not there.
     """
     asked = ask_document(document)
+    if isinstance(catalog, Snapshot):
+        catalog = tables_of(catalog)
     compiled = compile_shape(asked.shape, catalog)
     return Loaded(compiled.sql, parameters_of(asked, compiled), compiled)
 
@@ -128,11 +134,9 @@ def _read_condition(where: Any, depth: int = MAX_DEPTH) -> Any:
     """A condition as `query_words` has it."""
     if where is None or where == {}:
         return None
-    if not isinstance(where, Mapping) or not depth:
+    if not isinstance(where, Mapping):
         raise UsageError(
-            f"a condition is {_short(where)}",
-            f"It must be an object of columns, at most {MAX_DEPTH} deep.",
-            code="bad-query",
+            f"a condition is {_short(where)}", "It must be an object of columns.", code="bad-query"
         )
     parts: list[Any] = []
     for key, given in where.items():
@@ -143,10 +147,10 @@ def _read_condition(where: Any, depth: int = MAX_DEPTH) -> Any:
                     "It must be a list of conditions.",
                     code="bad-query",
                 )
-            inner = tuple(_read_condition(one, depth - 1) or {} for one in given)
+            inner = tuple(_read_condition(one, deeper(depth)) or {} for one in given)
             parts.append(Joined(_JOINERS[key], inner))
         elif key == "$not":
-            parts.append(Joined("not", (_read_condition(given, depth - 1) or {},)))
+            parts.append(Joined("not", (_read_condition(given, deeper(depth)) or {},)))
         elif key.startswith("$") and not key.startswith("$$"):
             raise UsageError(
                 f"there is no {_short(key)} in a condition",
@@ -195,7 +199,7 @@ def _read_sort(given: Mapping[str, Any]) -> Sort:
 
 def _read_related(related: Any, depth: int = MAX_DEPTH) -> Any:
     """Relations, with the conditions and orders in them read."""
-    if not isinstance(related, Mapping) or not depth:
+    if not isinstance(related, Mapping):
         return related
     found: dict[str, Any] = {}
     for key, given in related.items():
@@ -206,7 +210,7 @@ def _read_related(related: Any, depth: int = MAX_DEPTH) -> Any:
                 if options.get(name):
                     options[name] = read(options[name])
             if options.get("related"):
-                options["related"] = _read_related(options["related"], depth - 1)
+                options["related"] = _read_related(options["related"], deeper(depth))
             found[key] = options
     return found
 
@@ -219,5 +223,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 
 
 def _short(value: Any) -> str:
-    shown = repr(value)
+    shown = reprlib.repr(value)  # of bounded depth
     return shown if len(shown) <= 60 else shown[:60] + "…"

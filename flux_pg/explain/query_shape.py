@@ -9,7 +9,8 @@ Laws:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import msgspec
@@ -248,7 +249,7 @@ def ask_insert(
             `on_conflict`.
     """
     single = isinstance(rows, Mapping)
-    several: Sequence[Row] = [rows] if isinstance(rows, Mapping) else list(rows)
+    several = [rows] if isinstance(rows, Mapping) else _several(rows)
     columns = _columns_of(table, several)
     values = [row[column] for row in several for column in columns]
     if len(several) == 1:
@@ -284,9 +285,7 @@ def ask_update(
     Raises:
         UsageError: Nothing to set, or no condition and not `all_rows`.
     """
-    if not row:
-        raise UsageError(f"update {table}: there is nothing to set", "Pass at least one column.")
-    values = list(row.values())
+    values = _settings(table, row)
     condition = _needed("update", table, where, all_rows, values)
     names = None if returning is None else read_names(returning)
     kinds = tuple(map(type, row.values()))
@@ -312,6 +311,12 @@ def ask_delete(
     return Asked(Delete(table, condition, names, literal), values)
 
 
+def _several(rows: Any) -> list[Row]:
+    if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable):
+        raise _wrong("what to insert", rows, "a row, or a list of rows")
+    return list(rows)
+
+
 def _columns_of(table: str, rows: Sequence[Row]) -> tuple[str, ...]:
     if not rows:
         raise UsageError(
@@ -332,6 +337,14 @@ def _columns_of(table: str, rows: Sequence[Row]) -> tuple[str, ...]:
             f"insert into {table}: several rows without columns", "Insert them one by one."
         )
     return read_names(first)
+
+
+def _settings(table: str, row: Any) -> list[Any]:
+    if not isinstance(row, Mapping):
+        raise _wrong("what to set", row, "a mapping of columns to values")
+    if not row:
+        raise UsageError(f"update {table}: there is nothing to set", "Pass at least one column.")
+    return list(row.values())
 
 
 def _on_conflict(
@@ -372,7 +385,7 @@ def _condition(where: Condition, values: list[Any], depth: int = MAX_DEPTH) -> J
             true for every row, which nobody means.
     """
     if isinstance(where, Joined):
-        parts = [_condition(part, values, _deeper(depth)) for part in where.parts]
+        parts = [_condition(part, values, deeper(depth)) for part in where.parts]
         if not parts:
             _refuse_empty()
         return Joined(where.word, tuple(parts))
@@ -395,7 +408,7 @@ def _test(column: str, given: Any, values: list[Any], depth: int) -> Any:
     if kind is Test:
         return _word(column, given.op, given.value, values)
     if kind is Joined:
-        parts = [_test(column, part, values, _deeper(depth)) for part in given.parts]
+        parts = [_test(column, part, values, deeper(depth)) for part in given.parts]
         if not parts:
             _refuse_empty()
         return Joined(given.word, tuple(parts))
@@ -440,7 +453,12 @@ def _any(column: str, op: str, given: Any, values: list[Any]) -> Compare:
     return Compare(column, op, kind, len(values) - 1, or_null)
 
 
-def _deeper(depth: int) -> int:
+def deeper(depth: int) -> int:
+    """One step down.
+
+    Raises:
+        UsageError: It was the last.
+    """
     if not depth:
         raise UsageError(f"it is nested more than {MAX_DEPTH} deep", "Ask for less at once.")
     return depth - 1
@@ -528,7 +546,7 @@ def _relation(key: Any, given: Any, values: list[Any], depth: int) -> Related:
         read_order(given["order"]) if get("order") else (),
         -1 if limit is None else _number("limit", limit, values),
         -1 if offset is None else _number("offset", offset, values),
-        _relations(inner, values, _deeper(depth)) if inner else (),
+        _relations(inner, values, deeper(depth)) if inner else (),
     )
 
 
@@ -540,6 +558,6 @@ def _number(what: str, number: Any, values: list[Any]) -> int:
 
 
 def _wrong(what: str, given: Any, wanted: str) -> UsageError:
-    shown = repr(given)
+    shown = reprlib.repr(given)  # of bounded depth
     shown = shown if len(shown) <= 60 else shown[:60] + "…"
     return UsageError(f"{what} is {shown}", f"It must be {wanted}.", code="bad-query")

@@ -10,6 +10,7 @@ which, so that they become what they are at the top: a Decimal, a datetime.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -31,6 +32,9 @@ from .query_shape import (
 )
 from .query_types import check_compared, check_written, is_exact_in_json, is_scalar
 from .query_words import Joined, Sort
+
+MAX_NAME = 63
+"""In bytes. Of a longer name Postgres would take the beginning, which is another name."""
 
 Answer = Literal["rows", "one", "count", "number", "page"]
 
@@ -58,7 +62,7 @@ class Compiled(msgspec.Struct, frozen=True):
         json: Parameters that are JSON, and whether a text is a JSON text, not a whole document.
         answer: What it gives: rows, one row or null, how many rows it touched, one number, a page.
         nested: Columns that hold related rows.
-        place: Of a page: how many columns at the end say where a row stands in the order.
+        place: Of a page: the columns that say where a row stands in the order.
         limit: Of a page: the place of its limit, which is one row more than the page may have.
         order: Of a page: the order that a cursor belongs to.
     """
@@ -68,7 +72,7 @@ class Compiled(msgspec.Struct, frozen=True):
     json: tuple[tuple[int, bool], ...]
     answer: Answer
     nested: tuple[tuple[str, Nested], ...] = ()
-    place: int = 0
+    place: tuple[str, ...] = ()
     limit: int = -1
     order: tuple[Sort, ...] = ()
 
@@ -138,6 +142,8 @@ class _Compiler:
 
     def _insert(self, shape: Insert, table: Table | None) -> exp.Expr:
         into = _table(shape.table)
+        if into.name == _PROPOSED:  # the row that was to be inserted is called so
+            into.set("alias", exp.TableAlias(this=self._alias()))
         if not shape.columns:
             return exp.Insert(this=into, default=True)
         columns = [self._column(name, table) for name in shape.columns]
@@ -172,7 +178,7 @@ class _Compiler:
         settings: list[exp.Expr] = []
         for name in shape.update:
             self._column(name, table)
-            proposed = exp.Column(this=_identifier(name), table=exp.to_identifier("excluded"))
+            proposed = exp.Column(this=_identifier(name), table=exp.to_identifier(_PROPOSED))
             settings.append(exp.EQ(this=_identifier(name), expression=proposed))
         slot = len(shape.columns) * shape.rows
         for name, kind in shape.settings:
@@ -216,13 +222,14 @@ class _Compiler:
             _check_free(related.key, shape.columns, target, (name for name, _ in nested))
             shown.append(exp.Alias(this=item, alias=_identifier(related.key)))
             nested.append((related.key, inside))
-        order = shape.order
+        order, place = shape.order, tuple[str, ...]()
         if shape.paged:
             known = self._need_table(table, shape.table, "a page")
             order = _total(known, order)
+            place = _place(len(order), [*(c.name for c in known.columns), *dict(nested)])
             shown += [
-                exp.Alias(this=_text(_column(sort.column, alias)), alias=_identifier(f"$key{at}"))
-                for at, sort in enumerate(order, 1)
+                exp.Alias(this=_text(_column(sort.column, alias)), alias=_identifier(name))
+                for sort, name in zip(order, place, strict=True)
             ]
         statement = exp.Select(expressions=shown)
         statement.set("from_", exp.From(this=_table(shape.table, alias)))
@@ -234,7 +241,6 @@ class _Compiler:
         self._order(statement, order, table, alias)
         self._limits(statement, shape.limit, shape.offset)
         answer: Answer = "page" if shape.paged else "one" if shape.single else "rows"
-        place = len(order) if shape.paged else 0
         asked = shape.order if shape.paged else ()
         return self._done(
             statement, answer, nested=tuple(nested), place=place, limit=shape.limit, order=asked
@@ -495,6 +501,7 @@ class _Compiler:
         return table
 
 
+_PROPOSED = "excluded"
 _OPERATORS: dict[str, type[exp.Binary]] = {
     "eq": exp.EQ,
     "ne": exp.NEQ,
@@ -508,14 +515,18 @@ _OPERATORS: dict[str, type[exp.Binary]] = {
 
 
 def _identifier(name: str) -> exp.Identifier:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        name = ""
-    if not name or "\x00" in name:
-        raise UsageError(f"{name!r} cannot be a name in SQL", "Use the table's or column's name.")
+    length = len(name.encode("utf-8", "surrogatepass"))
+    if not 0 < length <= MAX_NAME or "\x00" in name or not _is_text(name):
+        raise UsageError(
+            f"{reprlib.repr(name)} cannot be a name in SQL",
+            f"A name is a text of at most {MAX_NAME} bytes: the table's, column's or relation's.",
+        )
     # A percent sign in a name must not be taken for a placeholder.
     return exp.to_identifier(name.replace("%", "%%"), quoted=True)
+
+
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _column(name: str, alias: exp.Identifier | None = None) -> exp.Column:
@@ -578,6 +589,14 @@ def _total(table: Table, order: tuple[Sort, ...]) -> tuple[Sort, ...]:
             "Give it a primary key; or use limit and offset.",
         )
     return _with_key(table, order)
+
+
+def _place(count: int, taken: Sequence[str]) -> tuple[str, ...]:
+    """Names that no column has."""
+    mark = "$key"
+    while any(name.startswith(mark) for name in taken):
+        mark = f"${mark}"
+    return tuple(f"{mark}{number}" for number in range(1, count + 1))
 
 
 def _with_key(table: Table, order: tuple[Sort, ...]) -> tuple[Sort, ...]:

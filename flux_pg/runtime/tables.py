@@ -174,8 +174,7 @@ def finish(asked: Asked, compiled: Compiled, result: Any) -> Any:
 
 
 def _page(asked: Asked, compiled: Compiled, rows: list[dict[str, Any]]) -> Page:
-    keys = [f"$key{at}" for at in range(1, compiled.place + 1)]
-    places = [[row.pop(key) for key in keys] for row in rows]
+    places = [[row.pop(name) for name in compiled.place] for row in rows]
     limit = asked.values[compiled.limit] - 1
     if len(rows) <= limit:
         return Page(rows, None)
