@@ -21,7 +21,7 @@ from flux_pg import Context, define_function
 def begun():
     pathlib.Path("begun").touch()
 
-@define_function(timeout=0.2)
+@define_function(timeout=2)
 async def blocks(ctx: Context):
     begun()
     time.sleep(60)

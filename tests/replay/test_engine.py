@@ -104,11 +104,11 @@ async def deferred(ctx: Context) -> dict:
     await ctx.db.execute("insert into children values (1, 999)")
     return {"ok": True}
 
-@define_function(timeout=0.5)
+@define_function(timeout=1.5)
 async def slow(ctx: Context) -> dict:
     await ctx.db.query("select pg_sleep(5)")
 
-@define_function(timeout=0.5)
+@define_function(timeout=1.5)
 async def sleeps(ctx: Context) -> dict:
     await ctx.db.query("select 1")
     await trio.sleep(60)

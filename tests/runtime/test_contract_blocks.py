@@ -12,7 +12,7 @@ from tests.conftest import Database
 from .application import Harness, open_project
 
 FUNCTIONS = """
-@define_function(timeout=0.5)
+@define_function(timeout=1.5)
 async def waits_for_a_sibling(ctx: Context, other: str):
     first_in, second_done = trio.Event(), trio.Event()
 
@@ -39,7 +39,7 @@ async def waits_for_a_sibling(ctx: Context, other: str):
         nursery.start_soon(second)
 
 
-@define_function(timeout=0.5)
+@define_function(timeout=1.5)
 async def only_slow(ctx: Context):
     async with ctx.db.transaction():
         await trio.sleep(60)
@@ -326,4 +326,4 @@ async def test_tasks_that_wait_for_each_other_are_told_so_when_their_time_is_ove
 
 async def test_function_that_is_only_slow_is_told_nothing_of_tasks(flux: Harness) -> None:
     await flux.call("only_slow")
-    assert flux.execution()["error"]["message"].endswith("its limit of 0.5 s")
+    assert flux.execution()["error"]["message"].endswith("its limit of 1.5 s")

@@ -58,7 +58,7 @@ async def block(ctx: Context):
     await ctx.db.execute("insert into users (email) values ('after')")
     return "ok"
 
-@define_function(timeout=0.3)
+@define_function(timeout=1.5)
 async def slow(ctx: Context):
     await ctx.db.execute("insert into users (email) values ('slow')")
     await ctx.db.execute("select pg_sleep(60)")

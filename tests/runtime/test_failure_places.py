@@ -38,15 +38,15 @@ async def in_a_task(ctx: Context):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sleep)
 
-@define_function(timeout=0.1)
+@define_function(timeout=1)
 async def waits(ctx: Context):
     value = 1
     await trio.sleep_forever()  # waits
 
-@define_function(timeout=0.5)
+@define_function(timeout=1.5)
 def waits_in_a_thread(ctx: Context):
     ctx.db.execute("select 1")  # waits_in_a_thread
-    time.sleep(2)
+    time.sleep(3)
 """
 
 

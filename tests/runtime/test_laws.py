@@ -171,12 +171,12 @@ async def calls_between_commits(ctx: Context):
     await ctx.db.execute("select pg_sleep(60)")
 
 
-@define_function(timeout=0.3)
+@define_function(timeout=1.5)
 def abandoned(ctx: Context, statement: bool):
     ctx.db.execute(INSERT, ["abandoned"])
     if statement:
         ctx.db.execute("select pg_sleep(60)")
-    time.sleep(0.5)
+    time.sleep(2)
     try:
         ctx.db.execute(INSERT, ["after its time"])
     finally:

@@ -20,7 +20,7 @@ from tests.sql.queue import Queue, expire_leases
 
 JOBS = 150
 WORKERS = 5
-DEADLINE_S = 90.0
+DEADLINE_S = 120.0
 LEASE_LOST = "ZF007"
 KILLED = "57P01"
 
@@ -91,16 +91,20 @@ def test_every_job_has_its_effect_once_whoever_is_killed(database, limit):
         try:
             with psycopg.connect(database.superuser, autocommit=True) as superuser:
                 deadline = time.monotonic() + DEADLINE_S
+                rounds = 0
                 while set(queue.states()) != {"succeeded"} and not crew.faults:
                     assert time.monotonic() < deadline, queue.rows(
                         "select state, count(*) from flux.jobs group by 1"
                     )
                     if crew.pids:
                         crew.disturb(superuser)
+                    # Ever more rarely: so it ends on a machine on which a new session takes long.
+                    rounds += 1
+                    crew.stop.wait(rounds * 0.0002)
         finally:
             crew.stop.set()
             for thread in threads:
-                thread.join(30)
+                thread.join(60)
         assert crew.faults == []
         effects = queue.rows("select job_id, count(*) from public.effects group by 1")
         assert len(effects) == JOBS and {row["count"] for row in effects} == {1}
