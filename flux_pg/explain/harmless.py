@@ -21,16 +21,17 @@ _VALUES = (
 def is_harmless(tree: exp.Expr) -> bool:
     """Whether no condition anywhere in a statement can fail on a row or call a function with it."""
     for clause in tree.find_all(exp.Where, exp.Having):
-        if not _is_fine(clause.this):
+        if not is_fine(clause.this):
             return False
     for join in tree.find_all(exp.Join):
-        if join.args.get("on") is not None and not _is_fine(join.args["on"]):
+        if join.args.get("on") is not None and not is_fine(join.args["on"]):
             return False
     merges = tree.find_all(exp.Merge)
     return not any(True for _ in merges) and not any(True for _ in tree.find_all(exp.Filter))
 
 
-def _is_fine(node: exp.Expr | None) -> bool:
+def is_fine(node: exp.Expr | None) -> bool:
+    """Whether one condition cannot fail."""
     if node is None:
         return True
     if isinstance(node, (exp.Exists, exp.Query)):
@@ -40,7 +41,7 @@ def _is_fine(node: exp.Expr | None) -> bool:
     if isinstance(node, (*_COMPARISONS, *_CONNECTIVES)):
         children = [node.args.get(key) for key in ("this", "expression", "low", "high", "query")]
         children += node.expressions
-        return all(_is_fine(child) for child in children if isinstance(child, exp.Expr))
+        return all(is_fine(child) for child in children if isinstance(child, exp.Expr))
     return isinstance(node, _VALUES)
 
 

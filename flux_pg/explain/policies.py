@@ -102,7 +102,8 @@ def rules(
             f"row-level security is on for {relation.qualified}, and no permissive policy for"
             f" {command} applies to {role}"
         )
-        found[True].append(Applied(relation, None, command, clause, "false", because))
+        # Then restrictive ones are not even looked at.
+        return Rules((Applied(relation, None, command, clause, "false", because),), ())
     return Rules(tuple(found[True]), tuple(found[False]))
 
 

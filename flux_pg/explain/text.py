@@ -123,6 +123,15 @@ class Text:
             at = max(at, end)
         return "".join([*parts, self.sql[at:]])
 
+    def slice(self, start: int, end: int) -> str:
+        """A stretch of the text with the edits made inside it."""
+        parts, at = [], start
+        for first, last, _, new in sorted(self._edits):
+            if start <= first and last <= end:
+                parts += [self.sql[at:first], new]
+                at = max(at, last)
+        return "".join([*parts, self.sql[at:end]])
+
     def clauses(self, first: int, *words: str) -> dict[str, int]:
         """The tokens at which clauses of one statement start, outside brackets.
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from sqlglot import exp
 from sqlglot.tokenizer_core import TokenType
 
-from flux_pg.explain import rights
+from flux_pg.explain import proposed, rights
 from flux_pg.explain.catalog import Relation, Trigger
 from flux_pg.explain.functions import doubt
 from flux_pg.explain.harmless import is_harmless
@@ -30,10 +30,10 @@ def compile_writes(compiler: Compiler, text: Text, tree: exp.Expr, names: Names)
     fenced = not is_harmless(tree)
     for ref in names.refs:
         if ref.command != "SELECT":
-            _Write(compiler, text, ref, Place(compiler.session.role, (), fenced)).compile()
+            Write(compiler, text, ref, Place(compiler.session.role, (), fenced)).compile()
 
 
-class _Write:
+class Write:
     """One write of a statement."""
 
     def __init__(self, compiler: Compiler, text: Text, ref: TableRef, place: Place) -> None:
@@ -46,6 +46,7 @@ class _Write:
         self.statement = node.parent if isinstance(node, exp.Schema) else node
 
     def compile(self) -> None:
+        """Note the edits."""
         if self.relation.kind == "view":
             self._check_view()
             return
@@ -67,8 +68,8 @@ class _Write:
         elif isinstance(self.statement, exp.Delete):
             if touched:
                 self._hide(first, self._using("DELETE"))
-        else:
-            self._merge(touched)
+        elif isinstance(self.statement, exp.Merge):
+            proposed.merge(self, self.statement, first, touched)
 
     # What is judged
 
@@ -183,7 +184,7 @@ class _Write:
     # Kinds of writes
 
     def _update(self, first: int, touched: bool) -> None:
-        self._set_defaults(first)
+        self.set_defaults(first)
         if touched:
             self._hide(first, self._using("UPDATE"))
             self._refuse(first, self._checks("UPDATE"))
@@ -191,17 +192,14 @@ class _Write:
     def _insert(self, node: exp.Insert, first: int, touched: bool) -> None:
         self._check_sequences(node)
         if node.args.get("conflict") is not None and touched:
-            self.compiler.unsupported("ON CONFLICT where row-level security applies")
+            proposed.conflict(self, node, first)
             return
         self._defaults(node, first)
+        update = proposed.update_of_conflict(self.text, first)
+        if update is not None:
+            self.set_defaults(update)
         if touched:
             self._refuse(first, self._checks("INSERT"))
-
-    def _merge(self, touched: bool) -> None:
-        if touched:
-            self.compiler.unsupported("MERGE where row-level security applies")
-        elif self._personal_defaults():
-            self.compiler.unsupported("MERGE into a table whose defaults depend on the session")
 
     # Defaults
 
@@ -215,7 +213,7 @@ class _Write:
             self.compiler.unsupported(f"the default of {column}: {problem}")
         return text.edited()
 
-    def _personal_defaults(self) -> dict[str, str]:
+    def personal_defaults(self) -> dict[str, str]:
         """The columns whose defaults the preview's runner would get otherwise."""
         found = {column.name: self.default_of(column.name) for column in self.relation.columns}
         return {
@@ -224,25 +222,27 @@ class _Write:
             if (text := found[column.name]) is not None and text != column.default
         }
 
-    def _set_defaults(self, first: int) -> None:
-        personal, text = self._personal_defaults(), self.text
-        clauses = text.clauses(first, "set", "from", "where", "returning")
-        for number in range(clauses["set"], clauses["end"] + 1):
+    def set_defaults(self, first: int, end: int | None = None) -> None:
+        """Write out DEFAULT where SET gives it to a column whose default depends on the session."""
+        personal, text = self.personal_defaults(), self.text
+        clauses = text.clauses(first, "set")
+        for number in range(clauses["set"], end or clauses["end"] + 1):
             if text.tokens[number].text.lower() != "default" or not personal:
                 continue
             name = word(text.tokens[number - 2])
             if text.tokens[number - 1].text != "=" or name not in self.relation.column_names:
                 self.compiler.unsupported("DEFAULT in a list of values that are set")
             elif name in personal:
-                self._replace_token(number, personal[name])
+                self.replace_token(number, personal[name])
 
-    def _replace_token(self, number: int, new: str) -> None:
+    def replace_token(self, number: int, new: str) -> None:
+        """Put something else in the place of one token."""
         token = self.text.tokens[number]
         self.text.replace(token.start, token.end + 1, new)
 
     def _defaults(self, node: exp.Insert, first: int) -> None:
         """Write out the defaults that depend on the session."""
-        personal, text = self._personal_defaults(), self.text
+        personal, text = self.personal_defaults(), self.text
         if not personal:
             return
         clauses = text.clauses(first, "values", "select", "default", "on", "returning")
@@ -322,7 +322,7 @@ class _Write:
                     if token.token_type == TokenType.COMMA:
                         position += 1
                     elif token.text.lower() == "default" and given[position] in personal:
-                        self._replace_token(inner, personal[given[position]])
+                        self.replace_token(inner, personal[given[position]])
                 text.insert(text.tokens[self._closing(number)].start, added)
             elif kind not in (TokenType.COMMA, TokenType.R_PAREN):
                 break

@@ -158,12 +158,11 @@ def test_nothing_is_ever_executed(
     flux: Flux, docs: psycopg.Connection[Any], login: str, tmp_path: Path
 ) -> None:
     before = everything(docs)
-    for sql in DANGEROUS:
-        text = sql.replace("RAN", str(tmp_path / "ran"))
-        document = explain(flux, text, "--as", ROLE if login == "role" else "flux_admin")
-        assert document["schema"] == "flux.explain/1", sql
-        assert everything(docs) == before, sql
-        assert not (tmp_path / "ran").exists(), sql
+    text = ";\n".join(DANGEROUS).replace("RAN", str(tmp_path / "ran"))
+    document = explain(flux, text, "--as", ROLE if login == "role" else "flux_admin")
+    assert len(document["statements"]) >= len(DANGEROUS)
+    assert everything(docs) == before
+    assert not (tmp_path / "ran").exists()
 
 
 def test_analyze_rolls_back_and_says_so(flux: Flux, docs: psycopg.Connection[Any]) -> None:

@@ -136,6 +136,7 @@ class Queries:
 
     world: World
     chance: random.Random
+    version: int = 18
 
     def select(self) -> str:
         """A query."""
@@ -313,6 +314,75 @@ class Queries:
                 f" select count(*), max(id) from gone"
             )
         return f"delete from {table}{self._where()}{self._returning()}"
+
+    def upsert(self) -> str:
+        """An INSERT with ON CONFLICT."""
+        table, alias = self.chance.choice(TABLES), self.chance.choice(["", " as w"])
+        columns = ["id", *self.chance.sample(COLUMNS[1:], self.chance.randint(0, 4))]
+        keys = self.chance.sample(["1", "2", "3", "4", "14"], self.chance.choice([1, 1, 2]))
+        rows = [", ".join([key, *map(self._value, columns[1:])]) for key in keys]
+        source = "values " + ", ".join(f"({row})" for row in rows)
+        if self.chance.random() < 0.25:
+            columns = ["id", "owner", "note"]
+            source = f"select id, owner, 'x' from {self.table()}{self._where()}"
+        name = alias.split()[-1] if alias else table
+        act = self.chance.choice([
+            "on conflict do nothing", "on conflict (id) do nothing",
+            f"on conflict (id) do update set {self._set_conflict(name)}",
+            f"on conflict (id) do update set {self._set_conflict(name)}",
+            f"on conflict (id) do update set {self._set_conflict(name)}"
+            f" where {self.condition(name)}",
+            f"on conflict on constraint {table}_pkey do update set note = excluded.note",
+            "on conflict (id) do update set (team, val) = (excluded.team, 3)",
+        ])  # fmt: skip
+        into = f"{table}{alias} ({', '.join(columns)})"
+        return f"insert into {into} {source} {act}{self._returning(name)}"
+
+    def _set_conflict(self, name: str) -> str:
+        return self.chance.choice([
+            "note = excluded.note", f"val = {name}.val + 1", "team = 1, note = 'z'",
+            "owner = current_user", "owner = default", "owner = excluded.owner",
+            f"team = (select max(team) from {self.table()})",
+        ])  # fmt: skip
+
+    def merge(self) -> str:
+        """A MERGE."""
+        table, source = self.chance.choice(TABLES), self.table()
+        using = self.chance.choice([
+            f"{source} as s", f"(select id, team, owner from {source}{self._where()}) as s",
+            "(values (1, 1, 'x'), (17, 2, 'y')) as s (id, team, owner)",
+        ])  # fmt: skip
+        on = self.chance.choice(["w.id = s.id", "w.id = s.id and w.team = s.team"])
+        also = self.chance.choice(["", "", f" and {self.condition('w')}", " and s.team = 1"])
+        acts = [
+            f"when matched{also} then update set {self._set_merge()}",
+            f"when matched{also} then delete",
+            "when matched and s.team = 2 then do nothing",
+        ]
+        others = [
+            "when not matched then insert (id, team) values (s.id + 100, s.team)",
+            "when not matched and s.id > 2 then insert (id, owner, val)"
+            " values (s.id + 100, s.owner, default)",
+            "when not matched then insert values (s.id + 100, current_user, 2)",
+        ]
+        whens = self.chance.sample(acts, self.chance.choice([0, 1, 1, 2]))
+        whens += self.chance.sample(others, self.chance.choice([0, 1])) if whens else others[:1]
+        returning = ""
+        if self.version >= 17:
+            extra = [
+                "",
+                "",
+                " when not matched by source then update set note = 'lost'",
+                f" when not matched by source and {self.condition('w')} then delete",
+            ]
+            whens.append(self.chance.choice(extra))
+            returning = self.chance.choice(["", "", " returning merge_action(), w.id"])
+        return f"merge into {table} as w using {using} on {on} {' '.join(whens)}{returning}"
+
+    def _set_merge(self) -> str:
+        return self.chance.choice(
+            ["team = s.team", "val = w.val + 1, note = 'm'", "owner = current_user, val = default"]
+        )
 
     def claims(self) -> tuple[Any, dict[str, str]]:
         """Claims, and other settings."""
