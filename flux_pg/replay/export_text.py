@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any
 
@@ -20,6 +20,8 @@ from flux_pg.runtime.boundaries.modes import ERROR, REDACTED, VALUE, Entry
 
 _HTTP_DEFAULTS: dict[str, Any] = {"reason": "", "version": "HTTP/1.1", "whole": True}
 _HTTP_DETAILS = {*_HTTP_DEFAULTS, "pieces", "chunked"}
+# Between the words of KeyError.
+_SPLIT = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _ROWS = "What the tables held just before; the others hold what the migrations put there."
 _OUTSIDE = "What the outside answered, in order."
 
@@ -45,9 +47,15 @@ def is_failure(run: RecordedRun) -> bool:
 
 
 def name_of(run: RecordedRun) -> str:
-    """The name of the test."""
-    function = re.sub(r"\W", "_", run.function or "request")
-    return f"test_{function}_{short_id(run.request_id)}"
+    """The name of the test: what it sees to."""
+    if not is_failure(run):
+        does = f"answers {run.status_code}" if run.status_code else "does as recorded"
+    elif run.error is not None:
+        does = f"no longer fails with {_SPLIT.sub(' ', run.error.type)}"
+    else:
+        does = f"no longer ends with {run.outcome}"
+    words = re.findall(r"\w+", f"test {run.function} {does.lower()}", re.ASCII)
+    return "_".join(words)
 
 
 def write_test(run: RecordedRun, fixture: Fixture, expected: Expected) -> str:
@@ -82,8 +90,9 @@ def _docstring(run: RecordedRun, fixture: Fixture) -> str:
     commit = f", commit {run.commit[:10]}" if run.commit else ""
     asked = f"{run.method} {run.path}" if run.kind == "http" else f"{run.function} ({run.kind})"
     ended = run.status_code or run.outcome
+    when = f"{_moment(run.started_at_us):%Y-%m-%d %H:%M:%S} UTC"
     lines = [
-        f"{clean(asked)} answered {ended} on {_moment(run):%Y-%m-%d %H:%M:%S} UTC{commit}.",
+        f"{clean(asked)} answered {ended} on {when}{commit}.",
         f"Request {run.request_id}.",
     ]
     if run.error is not None:
@@ -114,8 +123,13 @@ def _headline(error: ErrorRecord) -> str:
     return f"{error.type}: {error.message}" if error.message else error.type
 
 
-def _moment(run: RecordedRun) -> datetime:
-    return datetime.fromtimestamp(run.started_at_us / 1_000_000, UTC)
+def _moment(us: int) -> datetime:
+    # Not by fromtimestamp: a float does not hold every microsecond.
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=us)
+
+
+def _iso(us: int) -> str:
+    return _moment(us).isoformat(timespec="microseconds")
 
 
 # What went in
@@ -145,8 +159,8 @@ def _request(run: RecordedRun, fixture: Fixture) -> Made:
         named["failed_with"] = _headline(run.error) if run.error else str(run.outcome)
     named |= {
         "request_id": run.request_id,
-        "started_at": _moment(run).isoformat(timespec="microseconds"),
-        "duration_us": run.duration_us or 0,
+        "started_at": _iso(run.started_at_us),
+        "ended_at": _iso(run.started_at_us + (run.duration_us or 0)),
     }
     optional = {
         "principal": run.principal, "job_id": run.job_id,

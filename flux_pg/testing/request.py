@@ -12,7 +12,7 @@ import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +151,7 @@ class Recorded:
         failed_with: The error it ended with then; None if it did not fail. A run that gets
             further may ask for clock, chance and ids that nobody recorded: it is given some.
         request_id: What `ctx.request_id` says.
-        started_at: When it began (ISO 8601).
-        duration_us: How long it took.
+        started_at, ended_at: When it began and ended (ISO 8601).
         principal: Who asked.
         job_id, attempt, max_attempts: Of a job.
         hash_seed: PYTHONHASHSEED of the process, if it was fixed.
@@ -175,7 +174,7 @@ class Recorded:
     failed_with: str | None = None
     request_id: str = "00000000-0000-7000-8000-000000000000"
     started_at: str = _EPOCH
-    duration_us: int = 0
+    ended_at: str | None = None
     principal: str | None = None
     job_id: str | None = None
     attempt: int = 1
@@ -210,7 +209,7 @@ class Recorded:
 
     def recorded(self) -> RecordedRun:
         """The request as a replay takes it."""
-        began = datetime.fromisoformat(self.started_at)
+        began_us = _microseconds(self.started_at)
         failed = self.failed_with is not None
         kind, _, message = (self.failed_with or "").partition(": ")
         run = RecordedRun(
@@ -222,8 +221,8 @@ class Recorded:
             path=self.path,
             input=conceal(self.input),
             principal=self.principal,
-            started_at_us=int(began.timestamp() * 1_000_000),
-            duration_us=self.duration_us,
+            started_at_us=began_us,
+            duration_us=_microseconds(self.ended_at) - began_us if self.ended_at else 0,
             outcome="error" if failed else "ok",
             error=ErrorRecord(kind, message) if failed else None,
             attempt=self.attempt,
@@ -235,6 +234,11 @@ class Recorded:
         )
         run.calls = _called(self, run)
         return run
+
+
+def _microseconds(moment: str) -> int:
+    since_epoch = datetime.fromisoformat(moment) - datetime.fromisoformat(_EPOCH)
+    return since_epoch // timedelta(microseconds=1)
 
 
 def _settings(project: Path) -> Settings:

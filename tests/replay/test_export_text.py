@@ -129,7 +129,8 @@ def test_a_hostile_record_stays_a_record() -> None:
     evil = '"""\nimport os\nos.abort()\n"""\\'
     run = RecordedRun(
         request_id="01a20473-94ae-70f7-b144-c9adbf0bcf0c", trace_id="", kind="http",
-        function="do-it(", method="GET", path=f"/{evil}", outcome="error", status_code=500,
+        function="do-it(", started_at_us=1_795_372_376_232_447, duration_us=3,
+        method="GET", path=f"/{evil}", outcome="error", status_code=500,
         input={evil: evil}, commit="a" * 40, incomplete_reason=evil,
         error=ErrorRecord(evil, evil, detail=evil),
         spans=[SpanRecord("a", None, "queue", evil, 0, input={"payload": {evil: evil}})],
@@ -137,8 +138,10 @@ def test_a_hostile_record_stays_a_record() -> None:
     source = write_test(run, Fixture({evil: [{evil: evil}]}, {evil: 1}, [evil]), Expected())
     space: dict[str, Any] = {}
     exec(source, space)
-    assert name_of(run) == "test_do_it__bf0bcf0c" in space
+    assert name_of(run).startswith("test_do_it_no_longer_fails_with_")
+    assert callable(space[name_of(run)])
     recorded = space["REQUEST"].recorded()
+    assert (recorded.started_at_us, recorded.duration_us) == (run.started_at_us, run.duration_us)
     assert (recorded.input, recorded.path) == (run.input, run.path)
 
 
