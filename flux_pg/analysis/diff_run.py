@@ -69,6 +69,7 @@ def _is_gate(span: Row) -> bool:
 # What of a step is compared
 
 _PLACES = ("path", "task", "row_changes")
+_FIRST_OWN_OID = 16384
 
 
 def step_content(node: Node, run: Run) -> dict[str, Any]:
@@ -117,7 +118,11 @@ def _rows_by_name(output: Any) -> Any:
     if any(not isinstance(row, list) or len(row) != len(names) for row in rows):
         return output
     named = [dict(zip(names, row, strict=True)) for row in rows]
-    return {**{k: v for k, v in output.items() if k not in ("columns", "rows")}, "rows": named}
+    others = {name: value for name, value in output.items() if name not in ("columns", "rows")}
+    if isinstance(output.get("types"), list):
+        # Types that the user made have other numbers in another database.
+        others["types"] = [oid if oid < _FIRST_OWN_OID else "own" for oid in output["types"]]
+    return {**others, "rows": named}
 
 
 def error_content(error: Any) -> Any:

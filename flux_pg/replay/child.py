@@ -27,7 +27,7 @@ from flux_pg.errors import FluxError
 from flux_pg.explain.query_catalog import Catalog
 from flux_pg.records import Invocation, Kind
 from flux_pg.replay import refusing
-from flux_pg.replay.clock import make_idle_clock
+from flux_pg.replay.clock import run_at_once
 from flux_pg.replay.draws import STAND, Draw, Drawing, When
 from flux_pg.replay.executor import (
     Finished,
@@ -61,13 +61,7 @@ CONNECTIONS = 6
 """Opened before the process is locked; none can be opened afterwards."""
 
 _FOREVER_S = 1e9
-_MUTATIONS = """
-select m.request_id::text, m.seq, m.span_id, m."schema", m."table", m.pk, m.op, m.old, m.new,
-    m.changed, m.outcome
-from flux.mutations as m
-where m.request_id = any (%s::uuid[])
-order by m.seq
-"""
+_MUTATIONS = "select flux.mutations_json(x.id)::text from unnest(%s::uuid[]) as x (id)"
 
 
 class Child:
@@ -185,13 +179,10 @@ class Child:
 
     def _keep(self, statement: FixedStatement) -> None:
         values = texts_of(statement)
-        request_id, parent_id = str(values[0]), values[3]
-        top = next(
-            (one for one, ids in self._ids.items() if request_id in ids or parent_id in ids), None
-        )
+        request_id = values[0]
+        top = next((one for one, ids in self._ids.items() if request_id in ids), None)
         if top is None:
             return
-        self._ids[top].append(request_id)
         kept = self._kept[top]
         kept[:] = [other for other in kept if other[0] != request_id] + [values]
 
@@ -231,7 +222,8 @@ class Child:
     async def _run(self, invocation: Invocation, trail: Trail) -> dict[str, Any]:
         replay_id = str(invocation.request_id)
         # What is called in a transaction of the caller's is recorded before its caller.
-        self._ids[replay_id], self._kept[replay_id] = [replay_id], []
+        trail.ids.append(replay_id)
+        self._ids[replay_id], self._kept[replay_id] = trail.ids, []
         try:
             reply = await self._executor.run(invocation)
             finished = self._finished.pop(replay_id, None)
@@ -250,12 +242,12 @@ class Child:
         mutations = None if self._pool is None else await self._mutations(self._pool, ids)
         return {"replay_id": replay_id, "records": kept, "mutations": mutations, **described}
 
-    async def _mutations(self, pool: Pool, ids: list[str]) -> list[dict[str, Any]]:
-        """The row changes of a replay and of what it called, committed or not."""
+    async def _mutations(self, pool: Pool, ids: list[str]) -> list[str]:
+        """The row changes of a replay and of what it called, committed or not: JSON, as the
+        record has them, digit for digit."""
         async with pool.connection() as conn:
             result = (await run_batch(conn, [Statement(_MUTATIONS, (ids,))])).check()[0]
-        rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
-        return cast(list[dict[str, Any]], plain(rows))
+        return [row[0] for row in result.rows]
 
     async def live(self) -> None:
         """Run what the parent sends until it is gone."""
@@ -300,7 +292,7 @@ def main() -> None:
     status = 0
     try:
         # With no database nothing is waited for but the code's own pauses: they are skipped.
-        trio.run(_main, fd, clock=make_idle_clock() if mode == "recorded" else None)
+        (run_at_once if mode == "recorded" else trio.run)(_main, fd)
     except BaseException:
         traceback.print_exc()
         status = 1

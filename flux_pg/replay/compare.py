@@ -70,7 +70,7 @@ def _run(
         else one.started_at_us,
         duration_us=one.duration_us,
         spans=_plain(_with_all_fields(one.spans)),
-        mutations=None if mutations is None else _plain(list(mutations)),
+        mutations=None if mutations is None else list(mutations),
         incomplete_reason=None,
     )
 

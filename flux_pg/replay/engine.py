@@ -27,6 +27,7 @@ import msgspec
 import trio
 
 import flux_pg
+from flux_pg.analysis.text import read_json
 from flux_pg.config import Settings
 from flux_pg.errors import FluxError
 from flux_pg.records import Kind
@@ -138,6 +139,9 @@ class Child:
     def _read(self, recorded: RecordedRun, answer: dict[str, Any]) -> ReplayResult:
         known = {name: answer[name] for name in ReplayResult.__struct_fields__ if name in answer}
         known |= {"request_id": recorded.request_id, "egress": self.egress}
+        if known.get("mutations") is not None:
+            changes = [change for text in known["mutations"] for change in read_json(text)]
+            known["mutations"] = sorted(changes, key=lambda change: int(change["seq"]))
         return msgspec.convert(known, ReplayResult)
 
     async def _listen(self, fetching: trio.Nursery) -> None:

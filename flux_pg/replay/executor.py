@@ -100,6 +100,7 @@ class ReplayExecutor(Executor):
         span: SpanRecord,
     ) -> Invocation:
         invocation = super()._make_child(parent, spec, arguments, input, span)
+        record_of(parent).trail.ids.append(str(invocation.request_id))
         # Of the caller's kind: nothing that lists requests may take it for one.
         invocation.kind = parent.invocation.kind
         invocation.replay = make_replaying(record_of(parent).called(spec.name, span), spec)

@@ -23,12 +23,13 @@ import msgspec
 
 from flux_pg.records import ErrorRecord, SpanRecord
 from flux_pg.replay.draws import Drawing
+from flux_pg.replay.order import NO_STEPS, Order
 from flux_pg.replay.source import RecordedRun
 from flux_pg.replay.withheld import Withheld, is_mark
 from flux_pg.runtime.boundaries.log import BoundaryLog
 from flux_pg.runtime.boundaries.modes import REDACTED
 from flux_pg.runtime.boundaries.redacting import redact_entry
-from flux_pg.runtime.boundaries.serving import Divergence, Serving
+from flux_pg.runtime.boundaries.serving import Divergence, Serving, ServingObservation
 from flux_pg.runtime.redaction import Redactor
 
 if TYPE_CHECKING:
@@ -47,9 +48,11 @@ class Trail:
         records: The request's own, and those of the functions it called.
         withheld: Places whose values the record does not hold, and which the function was given.
         drawing: What it draws from sequences, where that is given to it; else None.
+        ids: Of the replay, and of the runs that it called.
     """
 
     def __init__(self) -> None:
+        self.ids: list[str] = []
         self.first: Divergence | None = None
         self.supplied: list[str] = []
         self.records: list[Record] = []
@@ -114,6 +117,32 @@ class Supplied:
         """Nothing to compare."""
 
 
+class OrderedObservation(ServingObservation):
+    """A recorded exchange that ends when it is its turn."""
+
+    __slots__ = ("_order", "_span")
+
+    def __init__(self, found: ServingObservation, order: Order, span: SpanRecord | None) -> None:
+        super().__init__(found.mode, found.entry)
+        self._order = order
+        self._span = span
+
+    def answer(self) -> Any:
+        """As `ServingObservation.answer`; a thread waits for nobody."""
+        try:
+            return super().answer()
+        finally:
+            self._order.end(self._span)
+
+    async def answer_async(self) -> Any:
+        """As `ServingObservation.answer_async`."""
+        await self._order.turn(self._span)
+        try:
+            return await super().answer_async()
+        finally:
+            self._order.end(self._span)
+
+
 class ReplayServing(Serving):
     """`Serving` that keeps the trail, supplies what a failed run never came to ask, and lets
     exchanges with allowed hosts through."""
@@ -125,6 +154,7 @@ class ReplayServing(Serving):
         trail: Trail,
         prefix: str,
         allowed: Callable[[str], bool],
+        order: Order,
     ) -> None:
         super().__init__(run.boundaries, lambda *entry: redact_entry(redactor, *entry))
         self.incomplete = []  # of the recording; it is no fault of this run's record
@@ -135,6 +165,8 @@ class ReplayServing(Serving):
         self._may_supply = run.failed
         self._random = random.Random(run.request_id)
         self._clocks = Clocks(run)
+        self._order = order
+        self._exchanges = Steps([span for span in run.spans if span.kind == "http"])
 
     def begin(self, place: BoundaryLog, kind: str, name: str, request: Any) -> Any:
         """As `Serving.begin`."""
@@ -153,6 +185,9 @@ class ReplayServing(Serving):
         observation = super().begin(place, kind, name, request)
         if kind == "clock":
             self._clocks.note(name, observation.entry.value)
+        if kind == "http":
+            span = self._exchanges.take_at((place.span_path, place.task_path))[1]
+            return OrderedObservation(observation, self._order, span)
         return observation
 
     def _withheld(self, place: BoundaryLog, kind: str, name: str) -> Withheld | None:
@@ -235,7 +270,10 @@ class Steps:
 
     def take(self, asked: SpanRecord) -> tuple[tuple[str, str, int], SpanRecord | None]:
         """The recorded step at the place where `asked` is made; its key, and the step or None."""
-        place = _place_of(asked)
+        return self.take_at(_place_of(asked))
+
+    def take_at(self, place: Key) -> tuple[tuple[str, str, int], SpanRecord | None]:
+        """The next recorded step at a place; its key, and the step or None."""
         index = self._next.get(place, 0)
         self._next[place] = index + 1
         here = self._spans.get(place, [])
@@ -271,16 +309,20 @@ class Record:
         trail: Trail,
         allowed: Callable[[str], bool],
         prefix: str = "",
+        order: Order | None = None,
     ) -> None:
         self.run = run
         self.trail = trail
+        self.order = order or Order(run)
         trail.records.append(self)
         self.redactor = redactor
         self.prefix = prefix
         self._allowed = allowed
-        self.serving = ReplayServing(run, redactor, trail, prefix, allowed)
+        self.serving = ReplayServing(run, redactor, trail, prefix, allowed, self.order)
         spans = run.spans
         self.statements = Steps([s for s in spans if s.kind == "db" and s.name != "refused"])
+        # The same, for who asks a database for them and only wants to know when it was.
+        self.asked = Steps([s for s in spans if s.kind == "db" and s.name not in NO_STEPS])
         self.pushes = Steps([s for s in spans if s.kind == "queue" and s.name != "queue.job"])
         self._calls = Steps([s for s in spans if s.kind == "call"])
         self._called = {called.parent_span_id: called for called in run.calls}
@@ -316,7 +358,7 @@ class Record:
                 started_at_us=self.run.started_at_us, duration_us=self.run.duration_us,
             )  # fmt: skip
         prefix = f"{self.prefix}{function}[{key[2]}] > "
-        return Record(found, self.redactor, self.trail, self._allowed, prefix)
+        return Record(found, self.redactor, self.trail, self._allowed, prefix, self.order)
 
     def attempt_errors(self) -> list[ErrorRecord | None]:
         """For each try of the function, the error of Postgres that no statement of it had: that

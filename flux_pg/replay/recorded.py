@@ -181,6 +181,15 @@ class RecordedDatabase(RunDatabase):
             raise record.diverge(Divergence(key, describe(recorded), now))
         if recorded.status == "cancelled":
             await trio.sleep_forever()
+        await record.order.turn(recorded)
+        try:
+            return self._answer(record, key, recorded, now)
+        finally:
+            record.order.end(recorded)
+
+    def _answer(
+        self, record: Record, key: tuple[str, str, int], recorded: SpanRecord, now: Any
+    ) -> Result:
         if recorded.error is not None:
             raise make_error(record, key, recorded)
         output = recorded.output
@@ -269,9 +278,14 @@ class ReplayDatabase(RunDatabase):
         withheld = contains_withheld(params)
         if withheld is not None:
             str(withheld)  # it is needed itself: that is the divergence
+        _, recorded = record.asked.take(span)
+        await record.order.turn(recorded)
         if record.trail.drawing is not None:
             await record.trail.drawing.before(sql)
-        return await super().query(run, sql, params, span, native)
+        try:
+            return await super().query(run, sql, params, span, native)
+        finally:
+            record.order.end(recorded)
 
     def note_push(self, delay_s: float) -> None:
         """Nobody waits for a job of a replay."""

@@ -15,6 +15,7 @@ import msgspec
 import psycopg
 import trio
 
+from ..database.pipeline import Result
 from ..errors import FluxError, NotFoundError
 from ..explain.query_catalog import CATALOG_QUERY
 from ..queue.push import read_push
@@ -27,11 +28,14 @@ from .outbound import OutboundClient
 from .run import Run, RunClosed, current_span
 from .session import Block, RunDatabase
 from .sql_redaction import ParameterNames, redact_parameters, redact_sql, result_output
-from .statements import StatementRefused, inspect_statement
+from .statement_limits import StatementLimits
+from .statements import Statement, StatementRefused, inspect_statement
 from .values import plain
 
 T = TypeVar("T")
 CallFunction = Callable[[Run, str, dict[str, Any], SpanRecord], Awaitable[Any]]
+
+_UNLIMITED = StatementLimits()
 
 FAILED_COMMIT = "commit"
 """Name of the span of a block that could not be committed; a function's own COMMIT is refused."""
@@ -49,6 +53,7 @@ class Dispatcher:
         environment: Variables a function may read.
         value_limit_bytes: Results larger than this are recorded in part, and said to be.
         functions: Names of all functions.
+        limits: Of the function's statements.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Dispatcher:
         environment: Mapping[str, str],
         value_limit_bytes: int,
         functions: Collection[str] = (),
+        limits: StatementLimits = _UNLIMITED,
     ) -> None:
         self._run = run
         self._database = database
@@ -70,6 +76,7 @@ class Dispatcher:
         self._environment = environment
         self._value_limit_bytes = value_limit_bytes
         self._functions = functions
+        self._limits = limits
         self._in_threads: set[trio.CancelScope] = set()
         self._threads_done = trio.Event()
         self._closed = False
@@ -164,7 +171,10 @@ class Dispatcher:
         span = run.begin_span("db", text.summary, recorded, _place_attributes(), location)
         try:
             with suspended():
+                if self._limits.max_cost is not None and run.invocation.replay is None:
+                    await self._check_cost(text, sql, params, span, native)
                 result = await self._database.query(run, sql, params, span, native)
+            self._limits.check_rows(text, result)
         except BaseException as error:
             self._end_failed(span, error, location)
             raise
@@ -179,6 +189,14 @@ class Dispatcher:
         if fetch == "one":
             return dict(zip(columns, result.rows[0], strict=True)) if result.rows else None
         return [dict(zip(columns, row, strict=True)) for row in result.rows]
+
+    async def _check_cost(
+        self, text: Statement, sql: str, params: Any, span: SpanRecord, native: bool
+    ) -> None:
+        async def ask(explain: str) -> Result:
+            return await self._database.query(self._run, explain, params, span, native)
+
+        await self._limits.check_cost(text, sql, span, ask)
 
     async def _catalog(self) -> list[dict[str, Any]]:
         """The tables, for structured queries: no step of the function's, so without a span."""
@@ -299,10 +317,7 @@ def note_failed_commit(run: Run, error: psycopg.Error) -> None:
 def _place_attributes() -> dict[str, Any] | None:
     """Where in the run it was asked for, if not at its top: a replay finds it again by that."""
     log = current_log.get()
-    if log is None or not (log.task_path or log.span_path):
-        return None
-    places = {"task": log.task_path, "path": log.span_path}
-    return {name: place for name, place in places.items() if place}
+    return None if log is None else log.place_attributes() or None
 
 
 def _observed(kind: str, name: str, produce: Callable[[], T]) -> T:

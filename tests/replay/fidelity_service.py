@@ -34,6 +34,10 @@ class Service:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def end_headers(self) -> None:
+                self.send_header("connection", "close")  # and close_connection with it
+                super().end_headers()
+
             def do_GET(self) -> None:
                 service.asked += 1
                 target = urlsplit(self.path)

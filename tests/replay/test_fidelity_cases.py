@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -161,3 +162,109 @@ async def test_a_failure_is_told_with_the_id_of_the_request_and_not_of_its_repla
     replayed = await lab.replay(harness.last)
     assert replayed.result.response == replayed.recorded.response
     assert replayed.result.response["error"]["request_id"] == str(harness.last)
+
+
+TASKS = """
+@define_function
+async def race(ctx: Context, n: int) -> dict:
+    order = []
+    async def run(number):
+        await trio.sleep(ctx.random() / 200)
+        await ctx.db.query("select %s::int as n", [number])
+        order.append(number)
+        await ctx.db.query("select pg_sleep(%s)", [ctx.random() / 500])
+        order.append(-number)
+    async with trio.open_nursery() as nursery:
+        for number in range(1, n + 1):
+            nursery.start_soon(run, number)
+    return {"order": order}
+
+@define_function
+async def fetches(ctx: Context, n: int) -> dict:
+    order = []
+    async def run(number):
+        answer = await ctx.http.get("{url}/status/200")
+        order.append([number, answer.json()["number"]])
+    async with trio.open_nursery() as nursery:
+        for number in range(n):
+            nursery.start_soon(run, number)
+    return {"order": order}
+
+@define_function
+async def writes(ctx: Context, n: int) -> dict:
+    async def run(number):
+        await ctx.db.execute("insert into users (email) values (%s)", [f"{number} {ctx.uuid()}"])
+    async with trio.open_nursery() as nursery:
+        for number in range(n):
+            nursery.start_soon(run, number)
+    rows = await ctx.db.query("select id, email from users order by id desc limit %s", [n])
+    first = min(row["id"] for row in rows)
+    return {"order": [[row["id"] - first, row["email"]] for row in rows]}
+
+@define_function
+async def below(ctx: Context, depth: int) -> dict:
+    await ctx.db.execute("update counters set n = n + 1 where id = 1")
+    return {"below": await ctx.call("below", {"depth": depth - 1})} if depth else {}
+"""
+
+
+@pytest.mark.parametrize("mode", ["recorded", "in-place"])
+async def test_tasks_end_in_the_order_in_which_they_did(lab: Lab, mode: Any) -> None:
+    with open_service() as service:
+        functions = TASKS.replace("{url}", service.url)
+        async with lab.recording(functions) as harness:
+            for _ in range(3):
+                for function in ("race", "fetches", "writes"):
+                    if mode == "in-place" and function == "writes":
+                        continue  # what it reads is what the first run has written
+                    await harness.call(function, n=6)
+                    replayed = await lab.replay(harness.last, mode)
+                    assert replayed.result.response == replayed.recorded.response, function
+                    assert replayed.result.first_divergence is None
+
+
+async def test_what_a_called_function_called_is_in_the_record_of_a_replay(lab: Lab) -> None:
+    async with lab.recording(TASKS) as harness:
+        await harness.call("below", depth=3)
+        for mode, changed in (("recorded", None), ("in-place", 4)):
+            replayed = await lab.replay(harness.last, mode)  # type: ignore[arg-type]
+            assert replayed.result.mutations is None or len(replayed.result.mutations) == changed
+            (row,) = harness.rows(
+                "with recursive r as (select request_id from flux.executions where request_id = %s"
+                " union all select e.request_id from flux.executions as e join r"
+                " on e.parent_request_id = r.request_id) select count(*) as runs from r",
+                replayed.result.replay_id,
+            )
+            assert row["runs"] == 4
+
+
+LIMITED = """
+import time
+
+@define_function(timeout=0.5)
+async def slow_when_replayed(ctx: Context) -> dict:
+    if ctx.is_replay:
+        time.sleep(0.7)  # a slow machine
+    await ctx.db.query("select 1")
+    await trio.sleep(0.1)
+    return {}
+
+@define_function(timeout=0.5)
+async def too_long(ctx: Context) -> dict:
+    await ctx.db.query("select 1")
+    await trio.sleep(60)
+
+@define_function(timeout=0.5)
+def too_long_in_a_thread(ctx: Context) -> dict:
+    ctx.db.query("select 1")
+    time.sleep(1)
+    ctx.db.query("select 2")
+"""
+
+
+async def test_no_limit_is_reached_that_was_not_reached_then(lab: Lab) -> None:
+    async with lab.recording(LIMITED) as harness:
+        for function in ("slow_when_replayed", "too_long", "too_long_in_a_thread"):
+            await harness.call(function)
+            replayed = await lab.replay(harness.last)
+            assert replayed.verdict == "same", str(replayed)

@@ -100,17 +100,17 @@ class Exchange:
         self._key = (log.span_path, log.task_path, log.calls)
         self._observation = log.begin("http", client, {"method": method, "url": url})
         self.served = self._observation.served
-        self._span = self._begin_span()
+        self._span = self._begin_span(log)
         self._started_ns = perf_counter_ns()
 
     # The span
 
-    def _begin_span(self) -> SpanRecord | None:
+    def _begin_span(self, log: BoundaryLog) -> SpanRecord | None:
         run = self._run
         if run is None or run.closed:
             return None
         run.outside_calls += 1
-        attributes: dict[str, Any] = {}
+        attributes: dict[str, Any] = log.place_attributes()
         if run.transaction_open:
             attributes["transaction_open"] = True
         parts = urlsplit(self._url)
@@ -237,6 +237,12 @@ class Exchange:
         if len(self._pieces) > 1:
             value["pieces"] = self._pieces
         self._observation.finish(value, max(len(self._body), 16))
+
+    def let_go(self) -> None:
+        """The connection is given back: only now does the caller go on, and the span ends."""
+        run, span = self._run, self._span
+        if run is not None and span is not None and self._ended and not run.closed:
+            run.end_span(span, error=span.error, status=span.status)
 
     def fail(self, error: BaseException, sending: bool = False) -> None:
         """No response came. `sending`: already the request could not be sent."""

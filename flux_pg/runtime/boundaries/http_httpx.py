@@ -101,6 +101,7 @@ class _ReceivedAsyncStream(httpx.AsyncByteStream):
                 await self._inner.aclose()
         finally:
             self._exchange.end(whole=False)
+            self._exchange.let_go()
 
 
 class _ServedStream(httpx.SyncByteStream, httpx.AsyncByteStream):

@@ -108,6 +108,11 @@ class BoundaryLog:
         place.task_path = f"{self.task_path}/{number}" if self.task_path else str(number)
         return place
 
+    def place_attributes(self) -> dict[str, Any]:
+        """The place as a span keeps it: empty at the top of a run. A replay finds it by that."""
+        places = {"task": self.task_path, "path": self.span_path}
+        return {name: place for name, place in places.items() if place}
+
     def _new_place(self) -> BoundaryLog:
         return BoundaryLog(self.mode)
 
