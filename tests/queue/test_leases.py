@@ -10,6 +10,7 @@ import psycopg
 import pytest
 import trio
 
+from flux_pg.runtime import session
 from tests.conftest import Database
 from tests.queue.jobs import Jobs, run_jobs, until
 from tests.runtime.proxy import Proxy
@@ -164,7 +165,10 @@ async def test_what_a_claim_took_whose_answer_was_lost_is_given_back_uncounted(
         nursery.cancel_scope.cancel()
 
 
-async def test_jobs_go_on_after_the_database_was_away(tmp_path: Path, database18: Database) -> None:
+async def test_jobs_go_on_after_the_database_was_away(
+    tmp_path: Path, database18: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "RECORD_DEADLINE_S", 1.0)
     info = psycopg.conninfo.conninfo_to_dict(database18.app)
     proxy = Proxy(f"{info['host']}/.s.PGSQL.{info.get('port', 5432)}")
     (tmp_path / "go_on").touch()

@@ -280,15 +280,15 @@ FLAKY = """
 async def charge(ctx: Context, email: str) -> dict:
     with open("/dev/urandom", "rb") as file:
         drawn = file.read(1)[0]
-    if drawn % 3:
+    if drawn % 8:
         raise ValueError("now and then")
     return {"drawn": drawn}
 """
 
 
 async def test_votes_find_what_fails_now_and_then(shops: Any) -> None:
-    steady = FLAKY.replace("% 3:", "% 3 > 5:")
-    shop = shops(6, lambda number: code(FLAKY if number >= 4 else steady))
+    steady = FLAKY.replace("% 8:", "% 8 > 8:")
+    shop = shops(5, lambda number: code(FLAKY if number >= 4 else steady))
     await shop.call(shop.history.commits[0], "charge", email="b@x")
     async with shop.running(shop.history.commits[-1]) as harness:
         for _ in range(200):
@@ -297,7 +297,7 @@ async def test_votes_find_what_fails_now_and_then(shops: Any) -> None:
                 break
         request = str(harness.last)
         assert harness.execution()["outcome"] == "error"
-    document = shop.found(request, "--repeat", "8")
+    document = shop.found(request, "--repeat", "5")
     assert document["first_bad"]["subject"] == "Change 4", document
     assert "runs" in document["trials"][0]["reason"]
 
