@@ -4,6 +4,9 @@ create function flux.seen_versions(p_request_id uuid, p_reads json) returns json
 language plpgsql stable strict parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set jit = off
 as $$
 declare

@@ -7,10 +7,16 @@ returns table (
 language plpgsql stable strict parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
     c_alike constant real := 0.5;
+    -- Each is looked at to be counted.
+    c_counted constant integer := 1000;
+    c_counted_of_others constant integer := 100;
     v_fingerprint text;
     v_outcome text;
 begin
@@ -41,14 +47,17 @@ begin
         coalesce(e.error ->> 'type', e.outcome), left(e.error ->> 'message', 1000), f.fingerprint,
         g.count, g.is_exact, g.first_seen, g.last_seen, g.first_request, g.first_commit
     from found as f
-    cross join lateral flux.failure_group(f.fingerprint) as g
+    cross join lateral flux.failure_group(
+        f.fingerprint,
+        case f.matched_by when 'fingerprint' then c_counted else c_counted_of_others end
+    ) as g
     join flux.execution_log as e on e.request_id = g.last_request
     order by f.matched_by = 'fingerprint' desc, f.similarity desc, g.last_seen desc
     limit p_n;
 end
 $$;
 comment on function flux.similar(uuid, integer) is
-    'Failures like that of a request, one row for each kind: first those with the same fingerprint, then others by what they have in common (error, stack, SQL, shape of the input), the most alike first. With how often each kind came up, when first and last, and the commit that it came with. By an index over all of them where the database has the vector extension, otherwise among the newest 1000 failures.';
+    'Failures like that of a request, one row for each kind: first those with the same fingerprint, then others by what they have in common (error, stack, SQL, shape of the input), the most alike first. With how often each kind came up, when first and last, and the commit that it came with. By an index over all of them where the database has the vector extension, otherwise among the newest 500 failures. Counted are at most 1000 of the first kind and 100 of the others; is_exact says whether that is all.';
 
 create function flux.similar(p_selector text, p_n integer default 10)
 returns table (

@@ -1,31 +1,54 @@
 -- With the vector extension: the nearest of all kinds of failures, by index. Those that are not
 -- signed yet, or all of them without the extension, are compared one by one, as far as they came up
--- among the newest failures.
+-- among the newest failures: of the same function first, then the newest.
 create function flux.similar_fingerprints(p_request_id uuid, p_fingerprint text, p_n integer)
 returns table (fingerprint text, request_id uuid, similarity real)
 language plpgsql stable parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 #variable_conflict use_column
 declare
-    c_recent constant integer := 1000;
-    c_kinds constant integer := 100;
+    -- What is not signed by now is new.
+    c_unsigned constant integer := 200;
+    c_recent constant integer := 500;
+    c_kinds constant integer := 20;
     v_vector real[] := flux.failure_vector(p_request_id);
     v_schema text := flux.vector_schema();
+    v_is_signed boolean;
+    v_function text := (
+        select e.function from flux.execution_log as e where e.request_id = p_request_id
+    );
+    v_fingerprints text[];
+    v_requests uuid[];
     v_signed text[] := '{}';
 begin
     if v_vector is null then
         return;
     end if;
-    if v_schema is not null and flux.signatures_ready() then
-        execute 'select coalesce(array_agg(s.fingerprint), ''{}'') from ('
-            'select distinct r.fingerprint from ('
-            'select e.error ->> ''fingerprint'' as fingerprint from flux.execution_log as e'
-            ' where e.outcome in (''error'', ''timeout'', ''cancelled'', ''crashed'')'
-            ' order by e.request_id desc limit $1) as r) as k'
-            ' join flux.signatures as s on s.fingerprint = k.fingerprint'
-        into v_signed using c_recent;
+    v_is_signed := v_schema is not null and flux.signatures_ready();
+    select array_agg(k.fingerprint order by k.is_near desc, k.request_id desc),
+        array_agg(k.request_id order by k.is_near desc, k.request_id desc)
+    into v_fingerprints, v_requests
+    from (
+        select distinct on (r.fingerprint) r.fingerprint, r.request_id,
+            r.function is not distinct from v_function as is_near
+        from (
+            select e.error ->> 'fingerprint' as fingerprint, e.request_id, e.function
+            from flux.execution_log as e
+            where e.outcome in ('error', 'timeout', 'cancelled', 'crashed')
+                and e.kind not in ('replay', 'bisect')
+            order by e.request_id desc
+            limit case when v_is_signed then c_unsigned else c_recent end
+        ) as r
+        where r.fingerprint <> '' and r.fingerprint is distinct from p_fingerprint
+        order by r.fingerprint, r.request_id desc
+    ) as k;
+    if v_is_signed then
+        execute 'select array_agg(s.fingerprint) from flux.signatures as s'
+            ' where s.fingerprint = any ($1)'
+        into v_signed using v_fingerprints;
         return query execute format(
             'select s.fingerprint, s.request_id,
                 (1 - (s.features operator(%1$I.<=>) $1::%1$I.vector))::real
@@ -36,29 +59,17 @@ begin
         ) using v_vector, p_fingerprint, p_n;
     end if;
     return query
-    with recent as (
-        select r.fingerprint, max(r.request_id::text)::uuid as request_id
-        from (
-            select e.error ->> 'fingerprint' as fingerprint, e.request_id
-            from flux.execution_log as e
-            where e.outcome in ('error', 'timeout', 'cancelled', 'crashed')
-                and e.kind not in ('replay', 'bisect')
-            order by e.request_id desc
-            limit c_recent
-        ) as r
-        where r.fingerprint <> '' and r.fingerprint is distinct from p_fingerprint
-            and r.fingerprint <> all (v_signed)
-        group by r.fingerprint
-        order by max(r.request_id::text) desc
-        limit c_kinds
-    )
-    select r.fingerprint, r.request_id, (
-        select sum(a.value * b.value)
-        from unnest(v_vector) with ordinality as a (value, place)
-        join unnest(flux.failure_vector(r.request_id)) with ordinality as b (value, place)
-            using (place)
+    select k.fingerprint, k.request_id, (
+        select sum(p.own * p.other)
+        from unnest(v_vector, flux.failure_vector(k.request_id)) as p (own, other)
     )::real as product
-    from recent as r
+    from (
+        select r.fingerprint, r.request_id
+        from unnest(v_fingerprints, v_requests) with ordinality as r (fingerprint, request_id, place)
+        where r.fingerprint <> all (coalesce(v_signed, '{}'))
+        order by r.place
+        limit c_kinds
+    ) as k
     order by product desc nulls last
     limit p_n;
 end
