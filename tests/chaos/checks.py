@@ -24,7 +24,7 @@ CALLED = {"answers", "fails", "several_called"}
 MIXED = {"part", "plain_part", "called", "several", "several_calling"} | CALLED
 WRITES = ("insert", "update")
 
-LOSABLE_S = 2.0
+LOSABLE_S = 4.0
 """How long before a crash of Postgres a request without effects may lose its record (law 1: about
 three times wal_writer_delay, which is 0.2 s; the rest is for a busy machine)."""
 

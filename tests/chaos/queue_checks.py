@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 from .enqueuers import Promised
 from .queue_project import ACCOUNTS, BALANCE, KINDS, LIMIT
 
-FORGOTTEN_S = 2.0
+FORGOTTEN_S = 4.0
 """A claim does not wait for the disk: Postgres may forget those of its last moments (three times
 wal_writer_delay, which is 0.2 s; the rest is for a busy machine). Such a job is claimed again under
 the same number, and the forgotten attempt finds that it holds no lease."""

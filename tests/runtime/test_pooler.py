@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from psycopg.rows import dict_row
 from flux_pg.cli.checks import Patient, check_pooler
 from flux_pg.config import Settings
 from flux_pg.runtime.application import open_application
+from tests.chaos.served import free_port
 from tests.conftest import Database
 
 from .application import SCHEMA, Harness, write_project
@@ -62,9 +62,7 @@ logfile = {log}
 @contextmanager
 def pooler(database: Database, folder: Path) -> Iterator[str]:
     """A real pgbouncer in transaction mode; gives the connection string that goes through it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        listen = free.getsockname()[1]
+    listen = free_port()
     parts = conninfo_to_dict(database.app)
     config, log = folder / "pgbouncer.ini", folder / "pgbouncer.log"
     config.write_text(
@@ -89,7 +87,7 @@ def pooler(database: Database, folder: Path) -> Iterator[str]:
         yield conninfo
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 async def test_requests_are_recorded_behind_a_transaction_pooler(
