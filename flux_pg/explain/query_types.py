@@ -29,6 +29,7 @@ _FAMILIES: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (dict, "json"),
 )
 _SHOWN = {
+    "S": "a text",
     "B": "a boolean",
     "N": "a number",
     "D": "a date or time",
@@ -106,4 +107,7 @@ def _family(kind: type) -> str | None:
 
 def _mismatch(table: str, column: Column, what: str) -> UsageError:
     name = f"{table}.{column.name}" if table else column.name
-    return UsageError(f"{name} is {column.type}: it {what}", code="wrong-type")
+    family = "json" if column.is_json else _column_family(column)
+    takes = _SHOWN.get(family or "", "a value of that type")
+    hint = f"It takes {takes}." if family == "S" else f"It takes {takes}, or its text."
+    return UsageError(f"{name} is {column.type}: it {what}", hint, code="wrong-type")

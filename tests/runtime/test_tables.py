@@ -14,7 +14,9 @@ import pytest
 import trio
 
 from flux_pg import Page, q
+from flux_pg.database.catalog_snapshot import read_catalog
 from flux_pg.errors import UsageError
+from flux_pg.explain.query import load_query
 from tests.conftest import Database, Server
 
 from .application import open_project
@@ -409,6 +411,27 @@ async def test_names_that_need_quotes(desk: Desk) -> None:
     child = await desk.table("child").find_one(related={"Ref": ["t1", "a%s"]})
     assert child["Ref"] == {"t1": "x", "a%s": 1}
     assert (await odd.page(order="-t1")).rows == [row]
+
+
+async def test_the_snapshot_of_explain_gives_the_same_statements(
+    desk: Desk, shop: Database
+) -> None:
+    with psycopg.connect(shop.admin) as conn:
+        snapshot = read_catalog(conn)
+    await desk.table("orders").count()
+    for document in (
+        {
+            "table": "customers",
+            "related": {"orders": {"related": {"lines": True, "to": {"relation": "billed_to"}}}},
+        },
+        {"table": "orders", "action": "page", "order": ["-placed", "total"]},
+        {"table": "lines", "related": {"notes": True, "orders": ["span", "raw", "placed"]}},
+        {"table": "staff", "related": ["manager", "staff.manager_id"]},
+        {"table": "orders", "where": {"ranks": {"contains": [1]}, "span": {"contains": 3}}},
+        {"table": "customers", "where": {"data": {"contains": [1]}, "tags": {"contains": "x"}}},
+    ):
+        mine, other = (load_query(document, found) for found in (desk.tables._catalog, snapshot))
+        assert mine.sql == other.sql
 
 
 FUNCTIONS = """
