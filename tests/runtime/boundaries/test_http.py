@@ -102,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"all of it")
             self.close_connection = True
         elif path == "/hang":
-            self.release.wait(20)
+            self.release.wait(60)
             self.close_connection = True
 
     do_POST = do_PUT = do_HEAD = do_GET
@@ -161,7 +161,7 @@ def outcome(call: Callable[[], Any]) -> Any:
 
 def with_httpx(base: str) -> list[Any]:
     seen: list[Any] = []
-    with httpx.Client(base_url=base, timeout=5) as client:
+    with httpx.Client(base_url=base, timeout=60) as client:
         for path in ("/chunked", "/missing", "/empty", "/until-close", "/redirect"):
             reply = client.get(path)
             seen += [reply.status_code, reply.reason_phrase, list(reply.headers.items()),
@@ -182,7 +182,7 @@ def with_httpx(base: str) -> list[Any]:
 
 def with_http_client(base: str) -> list[Any]:
     seen: list[Any] = []
-    connection = http.client.HTTPConnection(base.removeprefix("http://"), timeout=5)
+    connection = http.client.HTTPConnection(base.removeprefix("http://"), timeout=60)
     for path in ("/chunked", "/missing", "/empty", "/until-close", "/redirect"):
         connection.request("GET", path)
         reply = connection.getresponse()
@@ -209,12 +209,12 @@ def with_urllib_request(base: str) -> list[Any]:
     seen: list[Any] = []
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for path in ("/chunked", "/redirect", "/empty"):
-        with opener.open(base + path, timeout=5) as reply:
+        with opener.open(base + path, timeout=60) as reply:
             seen += [reply.status, reply.geturl().rpartition("/")[2], reply.read()]
-    with opener.open(urllib.request.Request(base + "/echo", b"x=1"), timeout=5) as reply:
+    with opener.open(urllib.request.Request(base + "/echo", b"x=1"), timeout=60) as reply:
         seen.append(reply.read())
     try:
-        opener.open(base + "/missing", timeout=5)
+        opener.open(base + "/missing", timeout=60)
     except urllib.error.HTTPError as error:
         with error:
             seen += [error.code, error.read()]
@@ -223,7 +223,7 @@ def with_urllib_request(base: str) -> list[Any]:
 
 def with_urllib3(base: str) -> list[Any]:
     seen: list[Any] = []
-    with urllib3.PoolManager(timeout=5, retries=False) as pool:
+    with urllib3.PoolManager(timeout=60, retries=False) as pool:
         for path in ("/chunked", "/missing", "/empty", "/until-close"):
             reply = pool.request("GET", base + path)
             seen += [reply.status, reply.reason, list(reply.headers.items()), reply.data]
@@ -239,11 +239,11 @@ def with_requests(base: str) -> list[Any]:
     with requests.Session() as session:
         session.trust_env = False
         for path in ("/chunked", "/missing", "/empty", "/redirect"):
-            reply = session.get(base + path, timeout=5)
+            reply = session.get(base + path, timeout=60)
             seen += [reply.status_code, reply.reason, list(reply.headers.items()), reply.content,
                      [r.status_code for r in reply.history]]  # fmt: skip
-        seen.append(session.post(base + "/echo", json={"a": 1}, timeout=5).json())
-        with session.get(base + "/chunked", stream=True, timeout=5) as reply:
+        seen.append(session.post(base + "/echo", json={"a": 1}, timeout=60).json())
+        with session.get(base + "/chunked", stream=True, timeout=60) as reply:
             seen.append(list(reply.iter_lines()))
     return seen
 
@@ -340,7 +340,7 @@ def test_a_failure_to_connect_is_recorded_and_raised_again(
 
 async def async_calls(base: str) -> list[Any]:
     seen: list[Any] = []
-    async with httpx.AsyncClient(base_url=base, timeout=5) as client:
+    async with httpx.AsyncClient(base_url=base, timeout=60) as client:
         for path in ("/chunked", "/missing", "/empty", "/redirect"):
             reply = await client.get(path)
             seen += [reply.status_code, list(reply.headers.items()), reply.content, reply.elapsed]
