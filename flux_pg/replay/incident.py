@@ -6,7 +6,8 @@ Laws:
 - `isolated`: each request finds what was recorded before it, whatever the replays before it did.
 - A request whose difference comes from others' commits while it ran (`interleaved`) says nothing of
   the code. In a chain its recorded row changes take the place of the replayed ones, if they fit:
-  else every request after it would differ, too.
+  else every request after it would differ, too. So it is with one that did the same but for values
+  that the database makes anew (defaults that are times or ids): who reads them shall find them.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from flux_pg.replay.interleaved import find_cause
 from flux_pg.replay.scratch import Scratch, open_scratch, snapshot_before
 from flux_pg.replay.source import RecordedRun, load_changes, load_requests
 from flux_pg.replay.targets import Target
+from flux_pg.runtime.values import to_json
 
 _CHUNK = 100
 _AT_ONCE = {"recorded": 16, "as-of": 1, "in-place": 1}
@@ -174,7 +176,7 @@ class Incident:
             await written.put(child, (result, run))
         if self.state is not None and not self.chained:
             await self.state.take_back(result)
-        elif self.state is not None and replayed.verdict == "interleaved":
+        elif self.state is not None and _is_to_be_as_recorded(replayed, loaded.changes):
             await self.state.take_back(result)
             await self._redo(self._own(loaded.candidate), run.request_id)
         return replayed
@@ -210,6 +212,21 @@ class Incident:
                     code="incomplete",
                 ) from error
             self.skipped.append(f"a recorded change was not done again: {error} (by {who})")
+
+
+def _is_to_be_as_recorded(replayed: Replayed, changes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether what a replay left in a chain is to be replaced by what was recorded."""
+    if replayed.verdict != "same":
+        return replayed.verdict == "interleaved"
+    made = replayed.result.mutations or []
+    return sorted(map(_image, changes)) != sorted(map(_image, made))
+
+
+def _image(change: Mapping[str, Any]) -> str:
+    """What a row change that was committed leaves; nothing of one that was not."""
+    if change["outcome"] != "committed":
+        return ""
+    return to_json([change["schema"], change["table"], change["pk"], change["op"], change["new"]])
 
 
 class State:
