@@ -266,8 +266,9 @@ class Names:
                 named = then.this
                 columns = named.expressions if isinstance(named, exp.Tuple) else []
                 names = {name_of(_column_of(column)) for column in columns}
-                names = set() if names == {"default"} else names or set(ref.relation.column_names)
-                ref.inserts = (ref.inserts or set()) | names
+                if not names and isinstance(then.expression, exp.Tuple):
+                    names = set(ref.relation.column_names[: len(then.expression.expressions)])
+                ref.inserts = (ref.inserts or set()) | (names - {"default"})
                 for column in columns:
                     self._seen |= {id(inner) for inner in column.find_all(exp.Column)}
                 if then.expression is not None:

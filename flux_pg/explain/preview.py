@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import sqlglot
 from sqlglot import exp
@@ -58,8 +59,9 @@ class Place:
     fenced: bool = False
 
 
+@lru_cache(maxsize=1024)
 def parse(sql: str) -> exp.Expr:
-    """Parse one statement.
+    """Parse one statement; the tree is shared, and never changed.
 
     Raises:
         SqlglotError: The parser does not understand it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect
@@ -57,7 +57,7 @@ def one_line(sql: str) -> str:
     """Postgres's own text for an expression without its line breaks; those in literals stay."""
     if "\n" not in sql:
         return sql
-    tokens = Dialect.get_or_raise("postgres").tokenize(sql)
+    tokens = _tokens(sql)
     parts, at = [], 0
     for token in tokens:
         gap = sql[at : token.start]
@@ -72,6 +72,12 @@ def word(token: Token) -> str:
     return token.text if token.token_type == TokenType.IDENTIFIER else token.text.lower()
 
 
+# A policy is looked at once for every place where it holds.
+@lru_cache(maxsize=1024)
+def _tokens(sql: str) -> tuple[Token, ...]:
+    return tuple(Dialect.get_or_raise("postgres").tokenize(sql))
+
+
 class Text:
     """The text of one statement or expression, with edits that are made all at once."""
 
@@ -82,7 +88,7 @@ class Text:
     @cached_property
     def tokens(self) -> Sequence[Token]:
         """Its tokens, in order."""
-        return Dialect.get_or_raise("postgres").tokenize(self.sql)
+        return _tokens(self.sql)
 
     @cached_property
     def _by_start(self) -> dict[int, int]:
