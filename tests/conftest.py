@@ -31,7 +31,8 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 MEMORY = Path("/dev/shm")
-MEMORY_NEEDED = 8 << 30
+MEMORY_NEEDED = 4 << 30
+"""Several times what a run of everything takes."""
 
 
 def memory_has_room() -> bool:
@@ -62,6 +63,7 @@ FAST = {
     "full_page_writes": "off",
     "max_connections": "200",
     "max_prepared_transactions": "10",
+    "max_wal_size": "256MB",
 }
 
 _numbers = itertools.count(1)
