@@ -117,6 +117,7 @@ class Names:
         self.own: list[exp.Column] = []
         self.bound: dict[int, TableRef] = {}
         self.aliases: set[str] = set()
+        self.with_schema: list[tuple[exp.Column, TableRef]] = []
         self.own_row = False
         self._around = Scope(sources=list(around))
         self._seen: set[int] = set()
@@ -464,7 +465,7 @@ class Names:
     ) -> None:
         name = name_of(node.this)
         if not isinstance(node.this, exp.Identifier):
-            self._visit(node.this, scope)
+            self._visit_children(node, scope, skip=("alias", "joins", "laterals"))
             shown = alias or (node.this.name if isinstance(node.this, exp.Anonymous) else "")
             scope.sources.append(Source(shown.lower(), None))
             return
@@ -604,6 +605,8 @@ class Names:
             self.own.append(node)
         if source.ref is not None:
             self.bound[id(node)] = source.ref
+            if node.args.get("db") is not None:
+                self.with_schema.append((node, source.ref))
         if source.columns is None or name in source.columns:
             self._mark(source, name)
         elif source.ref is not None and name in SYSTEM_COLUMNS:

@@ -84,8 +84,12 @@ def compile_statement(catalog: Catalog, session: Session, sql: str) -> Preview:
         found.unsupported.append(f"the statement is not understood: {_first_line(error)}")
         return found
     text = Text(sql)
-    found.names = compiler.edit(text, found.tree, Place(session.role))
-    compile_writes(compiler, text, found.tree, found.names)
+    try:
+        found.names = compiler.edit(text, found.tree, Place(session.role))
+        compile_writes(compiler, text, found.tree, found.names)
+    except (AttributeError, TypeError, LookupError, AssertionError) as error:
+        # The parser's trees come in more shapes than anybody has listed: refusing one is right.
+        found.unsupported.append(f"the statement has a shape that is not understood ({error})")
     if not found.unsupported and not found.refused:
         found.sql = text.edited()
     return found
@@ -149,6 +153,7 @@ class Compiler:
         if before >= 0 and text.tokens[before].text.lower() == "table":
             start, alias = text.tokens[before].start, ""  # `table docs`, a query of its own
         text.replace(start, end, f"({inside}){alias}")
+        self._drop_schemas(text, ref, names)
         self._keep_grouping(text, ref, names)
 
     def _table(self, ref: TableRef, place: Place) -> str | None:
@@ -282,6 +287,16 @@ class Compiler:
         if node.args.get("only"):
             return (text.tokens[before].start, last[1]) if word == "only" else None
         return first[0], last[1]
+
+    def _drop_schemas(self, text: Text, ref: TableRef, names: Names) -> None:
+        """A subquery has no schema: `public.docs.id` becomes `docs.id`."""
+        for column, owner in names.with_schema:
+            first = text.span(column.args["db"])
+            second = text.span(column.args["table"])
+            if owner is ref and first is not None and second is not None:
+                text.replace(first[0], second[0], "")
+            elif owner is ref:
+                self.unsupported(f"a column written with the schema of {ref.relation.qualified}")
 
     def _keep_grouping(self, text: Text, ref: TableRef, names: Names) -> None:
         """Group by every column that is used, where the table's key stood for all of them."""
