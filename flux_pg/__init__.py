@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .errors import TooCostly as TooCostly
+    from .errors import TooManyRows as TooManyRows
     from .explain import query_words as q
     from .gateway.bodies import UploadedFile as UploadedFile
     from .records import Backoff as Backoff
@@ -27,6 +29,8 @@ _HOMES = {
     "Page": "runtime.tables",
     "Response": "runtime.context",
     "Schedule": "records",
+    "TooCostly": "errors",
+    "TooManyRows": "errors",
     "UploadedFile": "gateway.bodies",
     "define_function": "runtime.registry",
 }
@@ -38,6 +42,8 @@ __all__ = [
     "Page",
     "Response",
     "Schedule",
+    "TooCostly",
+    "TooManyRows",
     "UploadedFile",
     "define_function",
     "q",

@@ -63,6 +63,8 @@ class Settings:
     max_header_bytes: int = 64 << 10
     request_timeout_s: float = 30.0
     drain_timeout_s: float = 30.0
+    max_rows: int | None = None
+    max_cost: float | None = None
     jobs: str = "on"
     job_concurrency: int = 16
     queue_poll_s: float = 5.0
@@ -131,6 +133,14 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
+def _cost(value: Any) -> float:
+    """Read a planner's cost: a number above nothing."""
+    text = str(value).strip()
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,15}(\.\d+)?", text) or not float(text):
+        raise ValueError("must be a number above 0, in the units of Postgres's planner")
+    return float(text)
+
+
 def _choice(*allowed: str) -> Callable[[Any], str]:
     def parse(value: Any) -> str:
         if value not in allowed:
@@ -180,6 +190,10 @@ OPTIONS: tuple[Option, ...] = (
            "time limit of a request whose function sets none"),
     Option("drain_timeout_s", "server.drain_timeout", "FLUX_DRAIN_TIMEOUT", _seconds,
            "time that running requests get when a worker ends"),
+    Option("max_rows", "functions.max_rows", "FLUX_MAX_ROWS", _between(1, 1_000_000_000),
+           "rows that one statement may return, unless its function says otherwise"),
+    Option("max_cost", "functions.max_cost", "FLUX_MAX_COST", _cost,
+           "what the plan of one statement may cost, unless its function says otherwise"),
     Option("jobs", "queue.jobs", "FLUX_JOBS", _choice("on", "off"),
            "whether workers run jobs and schedules"),
     Option("job_concurrency", "queue.concurrency", "FLUX_JOB_CONCURRENCY", _between(1, 1000),

@@ -55,6 +55,18 @@ class DivergenceError(FluxError):
     exit_code = 5
 
 
+class TooCostly(FluxError):
+    """A statement was not run: its plan lies above the function's ceiling."""
+
+    code = "too-costly"
+
+
+class TooManyRows(FluxError):
+    """A statement returned more rows than the function's statements may."""
+
+    code = "too-many-rows"
+
+
 class LoadError(UsageError):
     """A function file cannot be loaded.
 

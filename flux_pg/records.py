@@ -124,6 +124,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     `transaction` False means that the function opens its own with `ctx.db.transaction()`.
     `path` may hold parameters as `{name}`; `file` is relative to the project directory.
     `max_attempts`, `concurrency` (over all nodes; None: no limit) and `backoff` are for its jobs.
+    `max_rows` and `max_cost` limit each of its statements; None: as the project says.
     """
 
     name: str
@@ -141,6 +142,8 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     backoff: Backoff = Backoff()
     schedules: tuple[Schedule, ...] = ()
     cancel_on_disconnect: bool = False
+    max_rows: int | None = None
+    max_cost: float | None = None
     takes_context: bool = True
     is_async: bool = True
     parameters: tuple[Parameter, ...] = ()

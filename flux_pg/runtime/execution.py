@@ -47,6 +47,7 @@ from .replies import Rendered, render_failure, render_value, unrecorded_reply
 from .run import Run, current_run, current_span, make_span_id
 from .session import NotRecorded, RunDatabase, current_block
 from .sql_redaction import ParameterNames
+from .statement_limits import StatementLimits
 from .transaction import CommitFailed
 from .values import plain, to_json
 
@@ -265,6 +266,7 @@ class Executor:
         self, run: Run, database: RunDatabase, span: SpanRecord, deadline: float
     ) -> Finished:
         """Run the function once. Raises only Cancelled from outside."""
+        spec = run.invocation.function
         dispatcher = Dispatcher(
             run,
             database,
@@ -276,8 +278,8 @@ class Executor:
             self._environment,
             self._settings.record_value_limit_bytes,
             self._functions,
+            StatementLimits.of(spec, self._settings),
         )
-        spec = run.invocation.function
         engine = self._engines[spec.runtime]
         handle = dispatcher.handle if spec.is_async else dispatcher.handle_for_thread
         token = current_span.set(span.span_id)

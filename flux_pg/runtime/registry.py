@@ -62,6 +62,8 @@ def define_function(
     backoff: Backoff | float | str | None = None,
     schedule: str | Schedule | Mapping[str, Any] | Sequence[Any] | None = None,
     cancel_on_disconnect: bool = False,
+    max_rows: int | None = None,
+    max_cost: float | None = None,
 ) -> Callable[[F], F]: ...
 
 
@@ -83,6 +85,8 @@ def define_function(
     backoff: Backoff | float | str | None = None,
     schedule: str | Schedule | Mapping[str, Any] | Sequence[Any] | None = None,
     cancel_on_disconnect: bool = False,
+    max_rows: int | None = None,
+    max_cost: float | None = None,
 ) -> Any:
     """Make a Python function one that Flux serves and records.
 
@@ -107,6 +111,11 @@ def define_function(
         schedule: A cron rule by which jobs of it are enqueued, or a `Schedule` (or dict) with a
             time zone, an input and policies, or a list of these.
         cancel_on_disconnect: Whether a client that goes away cancels it.
+        max_rows: How many rows one of its statements may return; default the project's
+            `functions.max_rows`. Above it: TooManyRows.
+        max_cost: What the plan of one of its statements may cost, in the planner's units; default
+            the project's `functions.max_cost`. Above it the statement is not run: TooCostly. Each
+            statement is planned once more for that.
 
     Returns:
         The function itself, unchanged.
@@ -119,6 +128,7 @@ def define_function(
         declared_name = name or function.__name__
         _check(declared_name, method, path, auth, isolation, timeout, retries, function)
         _check_job(declared_name, max_attempts, concurrency, function)
+        _check_limits(declared_name, max_rows, max_cost, function)
         spec = FunctionSpec(
             name=declared_name,
             handler=function,
@@ -135,6 +145,8 @@ def define_function(
             backoff=_backoff(declared_name, backoff, function),
             schedules=_schedules(declared_name, schedule, function),
             cancel_on_disconnect=cancel_on_disconnect,
+            max_rows=max_rows,
+            max_cost=max_cost,
             takes_context=_context_parameter(function) is not None,
             is_async=inspect.iscoroutinefunction(function),
             parameters=_parameters(function),
@@ -208,6 +220,19 @@ def _check(
             "retries must not be negative",
             "Write 0 for none.",
         )
+
+
+def _check_limits(
+    name: str, max_rows: int | None, max_cost: float | None, function: Callable[..., Any]
+) -> None:
+    for limit, value in (("max_rows", max_rows), ("max_cost", max_cost)):
+        if value is not None and (isinstance(value, bool) or value <= 0):
+            raise _fault(
+                name,
+                function,
+                f"{limit} must be more than 0, not {value}",
+                "Leave it out for the project's limit.",
+            )
 
 
 def _check_job(
