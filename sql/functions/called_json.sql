@@ -17,7 +17,8 @@ begin
             union all
             select e.request_id, e.trace_id, c.depth + 1
             from called as c
-            join flux.executions as e on e.trace_id = c.trace_id and e.parent_request_id = c.request_id
+            join flux.executions as e
+                on e.trace_id = c.trace_id and e.parent_request_id = c.request_id
             where e.kind = 'call' and c.depth <= 32
         )
         select coalesce(

@@ -10,15 +10,16 @@ begin
     return (
         select json_build_object(
             'span_id', s.span_id, 'kind', s.kind, 'name', s.name, 'start_us', s.start_us,
-            'duration_us', s.duration_us, 'status', s.status, 'input', s.input, 'location', s.location,
-            'error', s.error
+            'duration_us', s.duration_us, 'status', s.status, 'input', s.input,
+            'location', s.location, 'error', s.error
         )
         from flux.spans as s
         where s.request_id = p_request_id
             and (s.error is not null or s.status <> 'ok')
         order by
             coalesce(
-                s.error ->> 'type' = p_error ->> 'type' and s.error ->> 'message' = p_error ->> 'message',
+                s.error ->> 'type' = p_error ->> 'type'
+                    and s.error ->> 'message' = p_error ->> 'message',
                 false
             ) desc,
             s.start_us desc,

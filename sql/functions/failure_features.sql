@@ -18,7 +18,8 @@ begin
             row_number() over (order by s.number desc) as from_inside
         from failure as f
         cross join lateral json_array_elements(
-            case when json_typeof(f.error -> 'stack') = 'array' then f.error -> 'stack' else '[]' end
+            case when json_typeof(f.error -> 'stack') = 'array' then f.error -> 'stack'
+                else '[]' end
         ) with ordinality as s (frame, number)
     ),
     statements as (
@@ -27,7 +28,8 @@ begin
         where s.request_id = p_request_id and s.kind = 'db' and json_typeof(s.input) = 'object'
         limit 200
     )
-    select 'type', coalesce(f.error ->> 'type', f.outcome) || ' ' || coalesce(f.error ->> 'sqlstate', '')
+    select 'type',
+        coalesce(f.error ->> 'type', f.outcome) || ' ' || coalesce(f.error ->> 'sqlstate', '')
     from failure as f
     union all
     select 'function', f.function from failure as f where f.function is not null

@@ -35,7 +35,9 @@ begin
                 order by e.request_id
                 limit 1
             ) as first_request,
-            (select c.request_id from counted as c order by c.request_id desc limit 1) as last_request,
+            (
+                select c.request_id from counted as c order by c.request_id desc limit 1
+            ) as last_request,
             (select count(*) from counted) as failures
     )
     select least(n.failures, p_at_most), n.failures <= p_at_most, f.started_at, l.started_at,

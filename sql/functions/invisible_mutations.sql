@@ -13,9 +13,6 @@ as $$
 #variable_conflict use_column
 declare
     v_xmin xid8 := pg_snapshot_xmin(p_snapshot);
-    v_epoch_seq bigint := (
-        select (e.value ->> 'seq')::bigint from flux.settings as e where e.name = 'epoch'
-    );
     -- Before the newest snapshot that ends where this one's open transactions begin, none of them
     -- had an id yet. The hour is for clocks that were set back.
     v_since timestamptz := coalesce(
@@ -26,18 +23,40 @@ declare
             order by p.at desc
             limit 1
         ), '-infinity');
+    v_after bigint := (
+        select (e.value ->> 'seq')::bigint from flux.settings as e where e.name = 'epoch'
+    );
 begin
+    -- What was logged before that time has a lower seq than what was logged since: any of it will do,
+    -- and that of requests is found by their ids.
+    if p_keys is not null and v_since > '-infinity' then
+        v_after := greatest(v_after, (
+            select m.seq
+            from flux.mutation_log as m
+            where m.request_id < flux.uuid_floor(v_since) and m.at < v_since
+            order by m.request_id desc, m.seq desc
+            limit 1
+        ));
+    end if;
     return query
     select m.seq, m.op, m.xid,
         case when m.op = 'U' then coalesce(m.old_key, m.key) when m.op <> 'I' then m.key end,
         case when m.op in ('I', 'U') then m.key end,
         m.previous_tid, m.next_tid, flux.changed_ids(m.mask, m.changed, s.column_ids), m.old, m.new
-    from flux.mutation_log as m
+    from (
+        select l.seq, l.op, l.xid, l.shape_id, l.key, l.old_key, l.previous_tid, l.next_tid,
+            l.mask, l.changed, l.old, l.new
+        from flux.mutation_log as l
+        where p_keys is null and l.table_id = p_table_id and l.key is not null
+            and l.at >= v_since and l.xid >= v_xmin
+        union all
+        select k.seq, k.op, k.xid, k.shape_id, k.key, k.old_key, k.previous_tid, k.next_tid,
+            k.mask, k.changed, k.old, k.new
+        from flux.mutations_of_keys(p_table_id, p_keys, v_after) as k
+        where p_keys is not null
+    ) as m
     join flux.table_shapes as s on s.shape_id = m.shape_id
-    where m.table_id = p_table_id and m.key is not null
-        and (p_keys is null or m.key = any (p_keys) or m.old_key = any (p_keys))
-        and m.xid >= v_xmin and not pg_visible_in_snapshot(m.xid, p_snapshot)
-        and m.seq > v_epoch_seq and m.at >= v_since;
+    where m.seq > v_after and m.xid >= v_xmin and not pg_visible_in_snapshot(m.xid, p_snapshot);
 end
 $$;
 comment on function flux.invisible_mutations(integer, pg_snapshot, text[]) is

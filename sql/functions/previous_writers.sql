@@ -35,7 +35,8 @@ begin
                     'seq', m.seq,
                     'op', case m.op when 'I' then 'INSERT' when 'U' then 'UPDATE' when 'D' then 'DELETE'
                         else 'TRUNCATE' end,
-                    'changed', case when m.op = 'U' then flux.column_names(s, i.ids) else s.column_names end,
+                    'changed', case when m.op = 'U' then flux.column_names(s, i.ids)
+                    else s.column_names end,
                     'old', flux.decode_row(s, i.ids, m.old),
                     'new', flux.decode_row(s, i.ids, m.new),
                     'at', flux.iso_time(m.at),

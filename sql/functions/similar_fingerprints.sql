@@ -65,7 +65,8 @@ begin
     )::real as product
     from (
         select r.fingerprint, r.request_id
-        from unnest(v_fingerprints, v_requests) with ordinality as r (fingerprint, request_id, place)
+        from unnest(v_fingerprints, v_requests) with ordinality
+            as r (fingerprint, request_id, place)
         where r.fingerprint <> all (coalesce(v_signed, '{}'))
         order by r.place
         limit c_kinds

@@ -7,7 +7,8 @@ begin
     return (
         with touched as (
             select
-                case when m.schema = 'public' then m."table" else m.schema || '.' || m."table" end as name,
+                case when m.schema = 'public' then m."table" else m.schema || '.' || m."table" end
+                    as name,
                 case
                     when (select count(*) from jsonb_object_keys(m.pk)) = 1
                         then (select k.value from jsonb_each_text(m.pk) as k)
