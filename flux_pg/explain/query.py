@@ -16,19 +16,10 @@ from typing import Any, NamedTuple
 
 from ..errors import UsageError
 from .catalog import Catalog as Snapshot
+from .query_ask import ask_count, ask_delete, ask_find, ask_insert, ask_page, ask_update
 from .query_catalog import Catalog
-from .query_shape import (
-    MAX_DEPTH,
-    OPERATORS,
-    Asked,
-    ask_count,
-    ask_delete,
-    ask_find,
-    ask_insert,
-    ask_page,
-    ask_update,
-    deeper,
-)
+from .query_given import MAX_DEPTH, deeper
+from .query_shape import OPERATORS, Asked
 from .query_snapshot import tables_of
 from .query_sql import Compiled, compile_shape, parameters_of
 from .query_words import Joined, Sort, Test

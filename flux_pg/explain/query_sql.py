@@ -10,7 +10,6 @@ which, so that they become what they are at the top: a Decimal, a datetime.
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -18,23 +17,13 @@ import msgspec
 from sqlglot import exp
 
 from ..errors import UsageError
-from .query_catalog import Catalog, Column, Table, UnknownName
-from .query_shape import (
-    Asked,
-    Compare,
-    Count,
-    Find,
-    Insert,
-    Null,
-    Related,
-    Shape,
-    Update,
-)
-from .query_types import check_compared, check_written, is_exact_in_json, is_scalar
-from .query_words import Joined, Sort
-
-MAX_NAME = 63
-"""In bytes. Of a longer name Postgres would take the beginning, which is another name."""
+from .query_catalog import Catalog, Table, UnknownName
+from .query_conditions import conditions_of
+from .query_pages import behind, place_names, set_order, total_order, with_key
+from .query_parts import Parameters, Source, as_text, call, identifier, name_of
+from .query_shape import Asked, Count, Find, Insert, Related, Shape, Update
+from .query_types import check_written, is_exact_in_json
+from .query_words import Sort
 
 Answer = Literal["rows", "one", "count", "number", "page"]
 
@@ -97,467 +86,230 @@ class _Compiler:
 
     def __init__(self, catalog: Catalog | None, literal: bool) -> None:
         self._catalog = catalog
-        self._literal = literal
-        self._slots: list[int] = []
-        self._json: list[tuple[int, bool]] = []
+        self._parameters = Parameters(literal)
         self._aliases = 0
 
     def compile(self, shape: Shape) -> Compiled:
         table = self._catalog.table(shape.table) if self._catalog is not None else None
+        source = Source(shape.table, table)
         answer: Answer = "rows"
         if isinstance(shape, Find):
-            return self._find(shape, table)
+            return self._find(shape, source)
         if isinstance(shape, Count):
             counted = exp.Count(this=exp.Star(), big_int=True)
-            statement: exp.Expr = exp.Select(expressions=[counted])
-            statement.set("from_", exp.From(this=_table(shape.table)))
-            self._where(statement, self._all([shape.where], table, None))
+            statement = self._select([counted], source)
+            self._where(statement, [shape.where], source)
             return self._done(statement, "number")
         if isinstance(shape, Insert):
-            statement = self._insert(shape, table)
+            statement = self._insert(shape, source)
             answer = "one" if shape.single else "rows"
         elif isinstance(shape, Update):
-            statement = self._update(shape, table)
+            settings = zip(shape.columns, shape.kinds, strict=True)
+            statement = exp.Update(
+                this=source.node(), expressions=self._settings(settings, 0, source)
+            )
+            self._where(statement, [shape.where], source)
         else:
-            statement = exp.Delete(this=_table(shape.table))
-            self._where(statement, self._all([shape.where], table, None))
+            statement = exp.Delete(this=source.node())
+            self._where(statement, [shape.where], source)
         if shape.returning == ():
             return self._done(statement, "count")
-        names = self._names(shape.returning, table)
+        names = [source.column(name) for name in shape.returning or ()]
         statement.set("returning", exp.Returning(expressions=names or [exp.Star()]))
         return self._done(statement, answer)
 
     def _done(self, statement: exp.Expr, answer: Answer, **more: Any) -> Compiled:
-        slots = tuple(self._slots)
+        slots = tuple(self._parameters.slots)
         in_order = slots == tuple(range(len(slots)))
         return Compiled(
             statement.sql(dialect="postgres"),
             None if in_order else slots,
-            tuple(self._json),
+            tuple(self._parameters.json),
             answer,
             **more,
         )
 
     # Writes
 
-    def _insert(self, shape: Insert, table: Table | None) -> exp.Expr:
-        into = _table(shape.table)
+    def _insert(self, shape: Insert, source: Source) -> exp.Expr:
+        into = source.node()
         if into.name == _PROPOSED:  # the row that was to be inserted is called so
             into.set("alias", exp.TableAlias(this=self._alias()))
         if not shape.columns:
             return exp.Insert(this=into, default=True)
-        columns = [self._column(name, table) for name in shape.columns]
+        columns = [source.known(name) for name in shape.columns]
         for kinds in shape.kinds:
             for column, kind in zip(columns, kinds, strict=True):
                 check_written(shape.table, column, kind)
         cells = exp.Tuple(expressions=[exp.Placeholder() for _ in columns])
         # One row is as good as another; thousands of equal nodes would only take time.
         rows = exp.Var(this=", ".join([cells.sql(dialect="postgres")] * shape.rows))
-        width = len(columns)
-        self._slots.extend(range(width * shape.rows))
-        self._json.extend(
-            (row * width + at, self._literal)
-            for row in range(shape.rows)
-            for at, column in enumerate(columns)
-            if column is not None and column.is_json
-        )
+        self._parameters.rows(columns, shape.rows)
         statement = exp.Insert(
-            this=exp.Schema(this=into, expressions=[_identifier(name) for name in shape.columns]),
+            this=exp.Schema(this=into, expressions=[identifier(name) for name in shape.columns]),
             expression=exp.Values(expressions=[rows]),
         )
         if shape.conflict is not None:
-            statement.set("conflict", self._conflict(shape, table))
+            statement.set("conflict", self._conflict(shape, shape.conflict, source))
         return statement
 
-    def _conflict(self, shape: Insert, table: Table | None) -> exp.Expr:
-        assert shape.conflict is not None
-        for name in shape.conflict:
-            self._column(name, table)
-        if table is not None and shape.conflict:
-            _check_key(table, shape.conflict)
+    def _conflict(self, shape: Insert, key: tuple[str, ...], source: Source) -> exp.Expr:
+        for name in (*key, *shape.update):
+            source.known(name)
+        if source.table is not None and key:
+            _check_key(source.table, key)
         settings: list[exp.Expr] = []
         for name in shape.update:
-            self._column(name, table)
-            proposed = exp.Column(this=_identifier(name), table=exp.to_identifier(_PROPOSED))
-            settings.append(exp.EQ(this=_identifier(name), expression=proposed))
-        slot = len(shape.columns) * shape.rows
-        for name, kind in shape.settings:
-            settings.append(self._setting(shape.table, name, kind, slot, table))
-            slot += 1
+            proposed = exp.Column(this=identifier(name), table=exp.to_identifier(_PROPOSED))
+            settings.append(exp.EQ(this=identifier(name), expression=proposed))
+        first = len(shape.columns) * shape.rows
+        settings += self._settings(shape.settings, first, source)
         return exp.OnConflict(
-            conflict_keys=[_identifier(name) for name in shape.conflict],
+            conflict_keys=[identifier(name) for name in key],
             action=exp.Var(this="DO UPDATE" if settings else "DO NOTHING"),
             expressions=settings,
         )
 
-    def _update(self, shape: Update, table: Table | None) -> exp.Expr:
-        statement = exp.Update(
-            this=_table(shape.table),
-            expressions=[
-                self._setting(shape.table, name, kind, slot, table)
-                for slot, (name, kind) in enumerate(zip(shape.columns, shape.kinds, strict=True))
-            ],
-        )
-        self._where(statement, self._all([shape.where], table, None))
-        return statement
-
-    def _setting(
-        self, table_name: str, name: str, kind: type, slot: int, table: Table | None
-    ) -> exp.Expr:
-        column = self._column(name, table)
-        check_written(table_name, column, kind)
-        value = self._value(slot, is_json=column is not None and column.is_json)
-        return exp.EQ(this=_identifier(name), expression=value)
+    def _settings(
+        self, settings: Iterable[tuple[str, type]], first: int, source: Source
+    ) -> list[exp.Expr]:
+        """Columns set to the values from a place on."""
+        found: list[exp.Expr] = []
+        for slot, (name, kind) in enumerate(settings, first):
+            column = source.known(name)
+            check_written(source.name, column, kind)
+            is_json = column is not None and column.is_json
+            value = self._parameters.value(slot, is_json=is_json)
+            found.append(exp.EQ(this=identifier(name), expression=value))
+        return found
 
     # Reads
 
-    def _find(self, shape: Find, table: Table | None) -> Compiled:
-        alias = self._alias() if shape.related else None
-        shown: list[exp.Expr] = self._names(shape.columns, table, alias)
-        shown = shown or [exp.Column(this=exp.Star(), table=alias) if alias else exp.Star()]
-        nested: list[tuple[str, Nested]] = []
-        for related in shape.related:
-            target = self._need_table(table, shape.table, f"relation {related.key!r}")
-            item, inside = self._related(related, target, alias)
-            _check_free(related.key, shape.columns, target, (name for name, _ in nested))
-            shown.append(exp.Alias(this=item, alias=_identifier(related.key)))
-            nested.append((related.key, inside))
+    def _find(self, shape: Find, source: Source) -> Compiled:
+        if shape.related:
+            source = source._replace(alias=self._alias())
+        shown: list[exp.Expr] = [source.column(name) for name in shape.columns or ()]
+        shown = shown or [source.star()]
+        names = shape.columns or (
+            [column.name for column in source.table.columns] if source.table is not None else ()
+        )
+        items, nested = self._all_related(shape.related, names, source)
+        shown += items
         order, place = shape.order, tuple[str, ...]()
         if shape.paged:
-            known = self._need_table(table, shape.table, "a page")
-            order = _total(known, order)
-            place = _place(len(order), [*(c.name for c in known.columns), *dict(nested)])
+            table = _needed(source, "a page")
+            order = total_order(table, order)
+            place = place_names(len(order), [*(c.name for c in table.columns), *dict(nested)])
             shown += [
-                exp.Alias(this=_text(_column(sort.column, alias)), alias=_identifier(name))
+                exp.Alias(this=as_text(source.column(sort.column)), alias=identifier(name))
                 for sort, name in zip(order, place, strict=True)
             ]
-        statement = exp.Select(expressions=shown)
-        statement.set("from_", exp.From(this=_table(shape.table, alias)))
-        conditions = self._all([shape.where], table, alias)
+        statement = self._select(shown, source)
+        conditions = conditions_of([shape.where], source, self._parameters)
         if shape.after is not None:
-            assert table is not None
-            conditions += self._after(shape, order, table, alias)
-        self._where(statement, conditions)
-        self._order(statement, order, table, alias)
+            table = _needed(source, "a page")
+            conditions.append(behind(shape, order, table, source, self._parameters))
+        _set_where(statement, conditions)
+        set_order(statement, order, source)
         self._limits(statement, shape.limit, shape.offset)
         answer: Answer = "page" if shape.paged else "one" if shape.single else "rows"
         asked = shape.order if shape.paged else ()
         return self._done(
-            statement, answer, nested=tuple(nested), place=place, limit=shape.limit, order=asked
+            statement, answer, nested=nested, place=place, limit=shape.limit, order=asked
         )
 
-    def _related(
-        self, related: Related, table: Table, outer: exp.Identifier | None
-    ) -> tuple[exp.Expr, Nested]:
+    def _all_related(
+        self, wanted: Sequence[Related], columns: Sequence[str], source: Source
+    ) -> tuple[list[exp.Expr], tuple[tuple[str, Nested], ...]]:
+        """Columns that hold the related rows of a row."""
+        items: list[exp.Expr] = []
+        nested: dict[str, Nested] = {}
+        for related in wanted:
+            item, nested[related.key] = self._related(related, source)
+            if related.key in columns:
+                raise UsageError(
+                    f"{related.key!r} would be both a column and a relation in the rows of "
+                    f"{source.name}",
+                    'Give the relation another name: {"name": {"relation": "…"}}.',
+                )
+            items.append(exp.Alias(this=item, alias=identifier(related.key)))
+        return items, tuple(nested.items())
+
+    def _related(self, related: Related, outer: Source) -> tuple[exp.Expr, Nested]:
         """A subquery that gives the related rows of an outer row as JSON."""
+        table = _needed(outer, f"relation {related.key!r}")
         assert self._catalog is not None
         relation = self._catalog.relation(table, related.relation)
         target = relation.target
-        alias = self._alias()
+        source = Source(name_of(target), target, self._alias())
         names = related.columns or tuple(column.name for column in target.columns)
         columns = [target.column(name) for name in names]
         shown: list[exp.Expr] = []
         for column in columns:
-            value: exp.Expr = _column(column.name, alias)
+            value: exp.Expr = source.column(column.name)
             if not is_exact_in_json(column):
-                value = exp.Alias(this=_text(value), alias=_identifier(column.name))
+                value = exp.Alias(this=as_text(value), alias=identifier(column.name))
             shown.append(value)
-        nested: list[tuple[str, Nested]] = []
-        for further in related.related:
-            item, inside = self._related(further, target, alias)
-            _check_free(further.key, names, target, (name for name, _ in nested))
-            shown.append(exp.Alias(this=item, alias=_identifier(further.key)))
-            nested.append((further.key, inside))
-        rows = exp.Select(expressions=shown)
-        rows.set("from_", exp.From(this=_table(_name_of(target), alias)))
+        items, nested = self._all_related(related.related, names, source)
+        rows = self._select(shown + items, source)
         joined: list[exp.Expr] = [
-            exp.EQ(this=_column(theirs, alias), expression=_column(ours, outer))
+            exp.EQ(this=source.column(theirs), expression=outer.column(ours))
             for ours, theirs in relation.pairs
         ]
-        self._where(rows, joined + self._all([related.where], target, alias))
+        _set_where(rows, joined + conditions_of([related.where], source, self._parameters))
         if relation.many:
-            self._order(rows, _with_key(target, related.order), target, alias)
+            set_order(rows, with_key(target, related.order), source)
         self._limits(rows, related.limit, related.offset)
         texts = tuple((c.name, c.oid) for c in columns if not is_exact_in_json(c))
-        return self._as_json(rows, relation.many), Nested(relation.many, texts, tuple(nested))
+        return self._as_json(rows, relation.many), Nested(relation.many, texts, nested)
 
     def _as_json(self, rows: exp.Expr, many: bool) -> exp.Expr:
         alias = self._alias()
-        value: exp.Expr = _call("ROW_TO_JSON", exp.Column(this=exp.Star(), table=alias))
+        value: exp.Expr = call("ROW_TO_JSON", exp.Column(this=exp.Star(), table=alias))
         if many:
             empty = exp.Cast(this=exp.Literal.string("[]"), to=exp.DataType.build("json"))
-            value = _call("COALESCE", _call("JSON_AGG", value), empty)
+            value = call("COALESCE", call("JSON_AGG", value), empty)
         whole = exp.Select(expressions=[value])
         source = exp.Subquery(this=rows, alias=exp.TableAlias(this=alias.copy()))
         whole.set("from_", exp.From(this=source))
         return exp.Subquery(this=whole)
 
-    def _order(
-        self,
-        statement: exp.Expr,
-        order: Sequence[Sort],
-        table: Table | None,
-        alias: exp.Identifier | None,
-    ) -> None:
-        if not order:
-            return
-        keys = []
-        for sort in order:
-            self._column(sort.column, table)
-            # Of Postgres's own order nothing is said: nulls last, and first when descending.
-            nulls_first = sort.descending if sort.nulls is None else sort.nulls == "first"
-            keys.append(
-                exp.Ordered(
-                    this=_column(sort.column, alias),
-                    desc=sort.descending or None,
-                    nulls_first=nulls_first,
-                )
-            )
-        statement.set("order", exp.Order(expressions=keys))
+    # Pieces
+
+    def _select(self, shown: list[exp.Expr], source: Source) -> exp.Expr:
+        statement = exp.Select(expressions=shown)
+        statement.set("from_", exp.From(this=source.node()))
+        return statement
+
+    def _where(self, statement: exp.Expr, shapes: Iterable[Any], source: Source) -> None:
+        _set_where(statement, conditions_of(shapes, source, self._parameters))
 
     def _limits(self, statement: exp.Expr, limit: int, offset: int) -> None:
         if limit >= 0:
-            statement.set("limit", exp.Limit(expression=self._value(limit)))
+            statement.set("limit", exp.Limit(expression=self._parameters.value(limit)))
         if offset >= 0:
-            statement.set("offset", exp.Offset(expression=self._value(offset)))
-
-    # Pages
-
-    def _after(
-        self, shape: Find, order: Sequence[Sort], table: Table, alias: exp.Identifier | None
-    ) -> list[exp.Expr]:
-        """The rows behind a place in a total order.
-
-        Where every column goes the same way and none can be null, rows are compared as wholes: an
-        index on them can serve that. Otherwise: behind in the first column, or equal there and
-        behind in the others.
-        """
-        assert shape.after is not None
-        if len(shape.after) != len(order):
-            raise UsageError(
-                f"the cursor has {len(shape.after)} values, the order {len(order)}",
-                "Pass `next` of the page before.",
-                code="bad-cursor",
-            )
-        slot, slots = shape.after_slot, []
-        for is_null in shape.after:
-            slots.append(-1 if is_null else slot)
-            slot += not is_null
-        nullable = [table.column(sort.column).nullable for sort in order]
-        if len({sort.descending for sort in order}) == 1 and not any(nullable):
-            if -1 in slots:
-                raise UsageError("the cursor has a null too many", code="bad-cursor")
-            left = exp.Tuple(expressions=[_column(sort.column, alias) for sort in order])
-            right = exp.Tuple(expressions=[self._value(slot) for slot in slots])
-            return [(exp.LT if order[0].descending else exp.GT)(this=left, expression=right)]
-        return [self._behind(list(zip(order, slots, nullable, strict=True)), alias)]
-
-    def _behind(
-        self, places: list[tuple[Sort, int, bool]], alias: exp.Identifier | None
-    ) -> exp.Expr:
-        (sort, slot, nullable), *others = places
-        nulls_first = sort.descending if sort.nulls is None else sort.nulls == "first"
-        ways: list[exp.Expr] = []
-        if slot >= 0:
-            order = exp.LT if sort.descending else exp.GT
-            column = _column(sort.column, alias)
-            ways.append(order(this=column, expression=self._value(slot)))
-            if nullable and not nulls_first:
-                ways.append(_is_null(_column(sort.column, alias)))
-        elif nulls_first:
-            ways.append(exp.Not(this=_is_null(_column(sort.column, alias))))
-        if others:
-            column = _column(sort.column, alias)
-            same = (
-                exp.EQ(this=column, expression=self._value(slot)) if slot >= 0 else _is_null(column)
-            )
-            ways.append(exp.and_(same, self._behind(others, alias), copy=False))
-        return exp.or_(*ways, copy=False) if ways else exp.false()
-
-    # Conditions
-
-    def _where(self, statement: exp.Expr, conditions: list[exp.Expr]) -> None:
-        if conditions:
-            statement.set("where", exp.Where(this=exp.and_(*conditions, copy=False)))
-
-    def _all(
-        self, shapes: Iterable[Any], table: Table | None, alias: exp.Identifier | None
-    ) -> list[exp.Expr]:
-        """Conditions that must all be true, as a flat list."""
-        found: list[exp.Expr] = []
-        for shape in shapes:
-            if isinstance(shape, Joined) and shape.word == "and":
-                found += self._all(shape.parts, table, alias)
-            elif shape is not None:
-                found.append(self._condition(shape, table, alias))
-        return found
-
-    def _condition(self, shape: Any, table: Table | None, alias: exp.Identifier | None) -> exp.Expr:
-        if isinstance(shape, Joined):
-            if shape.word == "and":
-                return exp.and_(*self._all(shape.parts, table, alias), copy=False)
-            parts = [self._condition(part, table, alias) for part in shape.parts]
-            if shape.word == "or":
-                return exp.or_(*parts, copy=False)
-            return exp.not_(parts[0], copy=False)
-        if isinstance(shape, Null):
-            self._column(shape.column, table)
-            null = _is_null(_column(shape.column, alias))
-            return null if shape.null else exp.Not(this=null)
-        assert isinstance(shape, Compare)
-        return self._compare(shape, table, alias)
-
-    def _compare(
-        self, shape: Compare, table: Table | None, alias: exp.Identifier | None
-    ) -> exp.Expr:
-        column = self._column(shape.column, table)
-        left = _column(shape.column, alias)
-        name = table.name if table is not None else ""
-        if shape.op == "contains":
-            if column is None:
-                raise UnknownName(
-                    f"contains on {shape.column} depends on its type, which is not known here",
-                    "Compile it with a catalog.",
-                )
-            return self._contains(shape, column, left, name)
-        if shape.op == "any" and column is not None and column.category == "A":
-            shape = Compare(shape.column, "eq", list, shape.slot, shape.or_null)
-            if shape.or_null:
-                raise UsageError(
-                    f"{name}.{shape.column} is an array: a list with null in it has two meanings",
-                    "Write q.eq([...]) for an array with a null in it.",
-                )
-        if shape.op in ("in", "any"):
-            if column is not None and column.category == "A":
-                raise UsageError(
-                    f"{name}.{shape.column} is an array: in would look for its elements",
-                    "Write q.any_of(q.eq([...]), q.eq([...])).",
-                )
-            check_compared(name, column, shape.kind, "in")
-            found: exp.Expr = exp.EQ(this=left, expression=_call("ANY", self._value(shape.slot)))
-            return exp.or_(found, _is_null(left.copy()), copy=False) if shape.or_null else found
-        check_compared(name, column, shape.kind, shape.op)
-        is_json = column is not None and column.is_json
-        cast = column.type if column is not None and column.category == "A" else None
-        value = self._value(shape.slot, is_json=is_json, cast=cast)
-        return _OPERATORS[shape.op](this=left, expression=value)
-
-    def _contains(
-        self, shape: Compare, column: Column, left: exp.Expr, table_name: str
-    ) -> exp.Expr:
-        check_compared(table_name, column, shape.kind, "contains")
-        if column.category == "S":
-            found = _call("STRPOS", left, self._value(shape.slot))
-            return exp.GT(this=found, expression=exp.Literal.number(0))
-        several = issubclass(shape.kind, (list, tuple, set, frozenset))
-        if column.category == "A" and not several:
-            value = self._value(shape.slot, cast=column.element)
-            return exp.EQ(this=value, expression=_call("ANY", left))
-        # Of a range's element or of an array Postgres wants the very type, not one like it.
-        cast = column.type if column.category == "A" else None
-        if column.category == "R" and is_scalar(shape.kind):
-            cast = column.element
-        value = self._value(shape.slot, is_json=column.is_json, texts=True, cast=cast)
-        return exp.ArrayContainsAll(this=left, expression=value)
-
-    # Pieces
-
-    def _value(
-        self, slot: int, *, is_json: bool = False, texts: bool = False, cast: str | None = None
-    ) -> exp.Expr:
-        if is_json:
-            self._json.append((len(self._slots), self._literal or texts))
-        self._slots.append(slot)
-        if cast is None:
-            return exp.Placeholder()
-        kind = exp.DataType.build(cast, dialect="postgres", udt=True)
-        return exp.Cast(this=exp.Placeholder(), to=kind)
+            statement.set("offset", exp.Offset(expression=self._parameters.value(offset)))
 
     def _alias(self) -> exp.Identifier:
         self._aliases += 1
         return exp.to_identifier(f"t{self._aliases}", quoted=True)
 
-    def _column(self, name: str, table: Table | None) -> Column | None:
-        """The column of this name, if the table is known."""
-        _identifier(name)
-        return table.column(name) if table is not None else None
-
-    def _names(
-        self,
-        names: tuple[str, ...] | None,
-        table: Table | None,
-        alias: exp.Identifier | None = None,
-    ) -> list[exp.Expr]:
-        for name in names or ():
-            self._column(name, table)
-        return [_column(name, alias) for name in names or ()]
-
-    def _need_table(self, table: Table | None, name: str, what: str) -> Table:
-        if table is None:
-            raise UnknownName(
-                f"{what} of {name} needs its keys, which are not known here",
-                "Compile it with a catalog.",
-            )
-        return table
-
 
 _PROPOSED = "excluded"
-_OPERATORS: dict[str, type[exp.Binary]] = {
-    "eq": exp.EQ,
-    "ne": exp.NEQ,
-    "lt": exp.LT,
-    "lte": exp.LTE,
-    "gt": exp.GT,
-    "gte": exp.GTE,
-    "like": exp.Like,
-    "ilike": exp.ILike,
-}
 
 
-def _identifier(name: str) -> exp.Identifier:
-    length = len(name.encode("utf-8", "surrogatepass"))
-    if not 0 < length <= MAX_NAME or "\x00" in name or not _is_text(name):
-        raise UsageError(
-            f"{reprlib.repr(name)} cannot be a name in SQL",
-            f"A name is a text of at most {MAX_NAME} bytes: the table's, column's or relation's.",
+def _set_where(statement: exp.Expr, conditions: list[exp.Expr]) -> None:
+    if conditions:
+        statement.set("where", exp.Where(this=exp.and_(*conditions, copy=False)))
+
+
+def _needed(source: Source, what: str) -> Table:
+    if source.table is None:
+        raise UnknownName(
+            f"{what} of {source.name} needs its keys, which are not known here",
+            "Compile it with a catalog.",
         )
-    # A percent sign in a name must not be taken for a placeholder.
-    return exp.to_identifier(name.replace("%", "%%"), quoted=True)
-
-
-def _is_text(name: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in name)
-
-
-def _column(name: str, alias: exp.Identifier | None = None) -> exp.Column:
-    return exp.Column(this=_identifier(name), table=alias.copy() if alias is not None else None)
-
-
-def _table(name: str, alias: exp.Identifier | None = None) -> exp.Table:
-    """A table: `name`, `schema.name`, or with the database's own name before both."""
-    parts = [_identifier(part) for part in name.split(".")]
-    if len(parts) > 3:
-        raise UsageError(f"{name!r} is not the name of a table", "Write `table` or `schema.table`.")
-    named = dict(zip(("this", "db", "catalog"), reversed(parts), strict=False))
-    if alias is not None:
-        return exp.Table(**named, alias=exp.TableAlias(this=alias.copy()))
-    return exp.Table(**named)
-
-
-def _name_of(table: Table) -> str:
-    return table.name if table.visible else f"{table.schema}.{table.name}"
-
-
-def _is_null(column: exp.Expr) -> exp.Expr:
-    return exp.Is(this=column, expression=exp.Null())
-
-
-def _call(name: str, *arguments: exp.Expr) -> exp.Expr:
-    return exp.Anonymous(this=name, expressions=list(arguments))
-
-
-def _text(value: exp.Expr) -> exp.Expr:
-    return exp.Cast(this=value, to=exp.DataType.build("text"))
+    return source.table
 
 
 def _check_key(table: Table, names: Sequence[str]) -> None:
@@ -568,41 +320,6 @@ def _check_key(table: Table, names: Sequence[str]) -> None:
         f"{table.name} has no unique key on {', '.join(names)}",
         f"A conflict is one of a unique key. There are: {keys or 'none'}.",
     )
-
-
-def _check_free(
-    key: str, columns: Sequence[str] | None, table: Table, taken: Iterable[str]
-) -> None:
-    names = columns if columns is not None else [column.name for column in table.columns]
-    if key in names or key in taken:
-        raise UsageError(
-            f"{key!r} would be both a column and a relation in the rows of {table.name}",
-            'Give the relation another name: {"name": {"relation": "…"}}.',
-        )
-
-
-def _total(table: Table, order: tuple[Sort, ...]) -> tuple[Sort, ...]:
-    """The order, with a key's columns at its end so that no two rows are equal in it."""
-    if not table.row_key:
-        raise UnknownName(
-            f"{table.name} has no key that tells its rows apart, so it cannot be read in pages",
-            "Give it a primary key; or use limit and offset.",
-        )
-    return _with_key(table, order)
-
-
-def _place(count: int, taken: Sequence[str]) -> tuple[str, ...]:
-    """Names that no column has."""
-    mark = "$key"
-    while any(name.startswith(mark) for name in taken):
-        mark = f"${mark}"
-    return tuple(f"{mark}{number}" for number in range(1, count + 1))
-
-
-def _with_key(table: Table, order: tuple[Sort, ...]) -> tuple[Sort, ...]:
-    given = {sort.column for sort in order}
-    down = bool(order) and all(sort.descending for sort in order)
-    return (*order, *(Sort(name, down) for name in table.row_key if name not in given))
 
 
 def parameters_of(asked: Asked, compiled: Compiled) -> list[Any]:

@@ -1,5 +1,5 @@
-"""`ctx.db.table(...)`: structured queries. What they mean is told in flux_pg/explain/query_shape.py
-and how they become SQL in query_sql.py; this is the shell around it.
+"""`ctx.db.table(...)`: structured queries. How they are read is told in
+flux_pg/explain/query_ask.py, how they become SQL in query_sql.py; this is the shell around it.
 
 A statement is compiled once for each shape of a query. Names are checked against a snapshot of the
 tables, which is read at the first need and again when a name is not in it: a table may have been
@@ -19,16 +19,8 @@ from psycopg.pq import Format
 from psycopg.types.json import Jsonb
 
 from ..explain.query import ask_document
-from ..explain.query_catalog import Catalog, UnknownName
-from ..explain.query_cursor import write_cursor
-from ..explain.query_shape import (
-    Asked,
-    Insert,
-    Names,
-    Order,
-    Relations,
+from ..explain.query_ask import (
     Row,
-    Shape,
     ask_count,
     ask_delete,
     ask_find,
@@ -36,6 +28,10 @@ from ..explain.query_shape import (
     ask_page,
     ask_update,
 )
+from ..explain.query_catalog import Catalog, UnknownName
+from ..explain.query_cursor import write_cursor
+from ..explain.query_given import Names, Order, Relations
+from ..explain.query_shape import Asked, Insert, Shape
 from ..explain.query_sql import Compiled, Nested, compile_shape, parameters_of
 from ..explain.query_words import Condition
 

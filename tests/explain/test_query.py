@@ -9,8 +9,8 @@ import pytest
 from flux_pg import q
 from flux_pg.errors import UsageError
 from flux_pg.explain.query import load_query
+from flux_pg.explain.query_ask import ask_delete, ask_find, ask_insert, ask_update
 from flux_pg.explain.query_catalog import Catalog, Column, ForeignKey, Table, UnknownName
-from flux_pg.explain.query_shape import ask_delete, ask_find, ask_insert, ask_update
 from flux_pg.explain.query_sql import compile_shape, parameters_of
 
 
