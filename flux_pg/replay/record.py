@@ -363,12 +363,17 @@ class Record:
     def attempt_errors(self) -> list[ErrorRecord | None]:
         """For each try of the function, the error of Postgres that no statement of it had: that
         of COMMIT."""
-        stated = [span.error.message for span in self.run.spans if span.kind == "db" and span.error]
-        errors = [span.error for span in self.run.spans if span.kind == "function"]
-        return [
-            error if error and error.sqlstate and error.message not in stated else None
-            for error in errors
-        ]
+        found: list[ErrorRecord | None] = []
+        stated: set[str] = set()
+        for span in self.run.spans:
+            if span.kind == "function":
+                stated = set()  # of this try: the next one may fail with the same words
+                found.append(span.error if span.error and span.error.sqlstate else None)
+            elif span.kind == "db" and span.error is not None:
+                stated.add(span.error.message)
+            if found and found[-1] is not None and found[-1].message in stated:
+                found[-1] = None
+        return found
 
     def check_withheld(self, error: ErrorRecord | None) -> None:
         """A TypeError after a value was withheld: code below Python's own methods needed it."""

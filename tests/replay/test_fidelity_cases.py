@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+import trio
 
+from flux_pg.records import ErrorRecord, SpanRecord
+from flux_pg.replay.record import Record, Trail
+from flux_pg.replay.source import RecordedRun
+from flux_pg.runtime.redaction import Redactor
 from tests.conftest import Database
 from tests.replay.conftest import Lab, make_lab
 from tests.replay.fidelity_service import open_service
@@ -268,3 +275,56 @@ async def test_no_limit_is_reached_that_was_not_reached_then(lab: Lab) -> None:
             await harness.call(function)
             replayed = await lab.replay(harness.last)
             assert replayed.verdict == "same", str(replayed)
+
+
+CONFLICTS = """
+@define_function(isolation="serializable")
+async def conflicts(ctx: Context, how: str) -> dict:
+    rows = await ctx.db.query("select n from counters where id <= 2 order by id")
+    if how == "statement":
+        await ctx.db.query("select pg_sleep(1)")
+    await ctx.db.execute("update counters set n = n + 1 where id = 1")
+    if how == "commit":
+        await ctx.db.query("select pg_sleep(1)")
+    return {"rows": [row["n"] for row in rows]}
+"""
+
+
+@pytest.mark.parametrize("how", ["statement", "commit"])
+async def test_what_was_run_again_after_a_conflict_is_in_a_replay(lab: Lab, how: str) -> None:
+    async with lab.recording(CONFLICTS) as harness, trio.open_nursery() as nursery:
+        nursery.start_soon(partial(harness.call, "conflicts", how=how))
+        waiting = "select from pg_stat_activity where wait_event = 'PgSleep'"
+        with trio.fail_after(60):
+            while not harness.rows(waiting):
+                await trio.sleep(0.01)
+        conflict = (
+            "update counters set n = n + 1 where id = 1"
+            if how == "statement"
+            else "update counters set n = (select n from counters where id = 1) + 1 where id = 2"
+        )
+        with psycopg.connect(lab.database.superuser) as conn:
+            conn.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+            conn.execute(conflict)
+    tries = [s for s in lab.load(harness.last).spans if s.kind == "function"]
+    assert len(tries) == 2
+    replayed = await lab.replay(harness.last)
+    assert replayed.verdict == "same", str(replayed.result.first_divergence)
+    assert len([s for s in replayed.result.spans if s.kind == "function"]) == 2
+
+
+def test_each_try_has_its_own_error_of_commit() -> None:
+    def span(kind: str, error: str = "") -> SpanRecord:
+        failed = ErrorRecord("SerializationFailure", error, sqlstate="40001") if error else None
+        return SpanRecord("1", None, kind, kind, 0, error=failed)
+
+    spans = [
+        span("function", "conflict"), span("db"),
+        span("function", "conflict"), span("db", "conflict"),
+        span("function", "conflict"), span("db"),
+        span("function"), span("db", "conflict"),
+    ]  # fmt: skip
+    run = RecordedRun(request_id="1", trace_id="1", kind="http", function="f", spans=spans)
+    record = Record(run, Redactor(), Trail(), lambda _: False)
+    errors = [error and error.message for error in record.attempt_errors()]
+    assert errors == ["conflict", None, "conflict", None]
