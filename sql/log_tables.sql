@@ -191,6 +191,8 @@ create table flux.attempted_log (
 ) partition by range (at);
 create table flux.attempted_log_default partition of flux.attempted_log default;
 create index attempted_log_row_idx on flux.attempted_log (table_id, key, seq);
+create index attempted_log_old_key_idx on flux.attempted_log (table_id, old_key, seq)
+    where old_key is not null;
 create index attempted_log_request_idx on flux.attempted_log (request_id);
 create index attempted_log_at_idx on flux.attempted_log using brin (at);
 comment on table flux.attempted_log is 'Storage of flux.mutations: changes that were rolled back.';

@@ -63,13 +63,25 @@ begin
         )
     ),
     attempts as (
-        select a.seq, a.at, a.mask, a.span_id, a.request_id, a.shape_id, a.op, a.key, a.key_text,
-            a.session_name, a.role_name, a.application_name, a.client_addr, a.changed, a.old, a.new
-        from flux.attempted_log as a
-        where p_include_attempted and a.table_id = p_table_id
-            and (a.key = p_key or a.old_key = p_key)
-        order by a.seq desc
-        limit p_limit
+        (
+            select a.seq, a.at, a.mask, a.span_id, a.request_id, a.shape_id, a.op, a.key,
+                a.key_text, a.session_name, a.role_name, a.application_name, a.client_addr,
+                a.changed, a.old, a.new
+            from flux.attempted_log as a
+            where p_include_attempted and a.table_id = p_table_id and a.key = p_key
+            order by a.seq desc
+            limit p_limit
+        )
+        union all
+        (
+            select a.seq, a.at, a.mask, a.span_id, a.request_id, a.shape_id, a.op, a.key,
+                a.key_text, a.session_name, a.role_name, a.application_name, a.client_addr,
+                a.changed, a.old, a.new
+            from flux.attempted_log as a
+            where p_include_attempted and a.table_id = p_table_id and a.old_key = p_key
+            order by a.seq desc
+            limit p_limit
+        )
     )
     -- A row that left the key and came back is met twice.
     (
