@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml requirements.lock | sha256sum | cut -c1-16)
 
-.PHONY: run test test-full lint bench bench-queue docs clean setup lock
+.PHONY: run test test-full lint bench bench-queue bench-replay bench-queries docs clean setup lock
 
 setup: $(STAMP)
 
@@ -44,6 +44,14 @@ bench: $(STAMP)
 # The queue beside other queues; ARGS="--jobs 10000" and the like. Installs the contenders first.
 bench-queue: $(STAMP)
 	$(BIN)/python -m benchmarks.queues $(ARGS)
+
+# How long it takes to put a database back, and replay against the traffic's own speed.
+bench-replay: $(STAMP)
+	$(BIN)/python -m benchmarks.replay $(ARGS)
+
+# Blame, history, trace and why against the size of the log; ARGS="--mutations 10000000".
+bench-queries: $(STAMP)
+	$(BIN)/python -m benchmarks.queries $(ARGS)
 
 # The pages made from the database's comments and from the settings.
 docs: $(STAMP)
