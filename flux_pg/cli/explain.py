@@ -22,6 +22,7 @@ from flux_pg.errors import NotFoundError, UsageError
 from flux_pg.explain import advice
 from flux_pg.explain.catalog import Catalog, from_json
 from flux_pg.explain.document import Statement, examine, to_document
+from flux_pg.explain.query import load_query
 from flux_pg.explain.session import Session
 
 
@@ -86,7 +87,7 @@ def explain(
                 return
         who = _session(found, role, read_claims, settings)
         recorded = recorded_statements(database, request) if request and database else None
-        texts = list(recorded if recorded is not None else _texts(str(query)))
+        texts = list(recorded if recorded is not None else _texts(str(query), found))
         statements = [examine(found, who, sql, words) for sql, words in texts]
         if database is not None:
             with _permitted(scope, database, who) as permitted:
@@ -153,17 +154,27 @@ def _catalog(saved: Path | None, database: Database | None) -> Catalog:
     return read_catalog(database)
 
 
-def _texts(query: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The statements of an argument, which is SQL or the name of a file of it."""
+def _texts(query: str, catalog: Catalog) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The statements of an argument: SQL, a structured query as JSON, or the name of a file."""
     text = query
     if "\n" not in query and len(query) < 1000 and Path(query).is_file():
         text = Path(query).read_text(encoding="utf-8")
-    elif query.endswith(".sql") and " " not in query:
+    elif query.endswith((".sql", ".json")) and " " not in query:
         raise NotFoundError(f"there is no file {query}", "", code="no-file")
+    if text.lstrip().startswith("{"):
+        text = load_query(_read_json(text), catalog).written_out()
     found = [(statement.text, statement.words) for statement in split(text)]
     if not found:
         raise UsageError("there is no statement in it", "Give SQL, or a file of it.")
     yield from found
+
+
+def _read_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        hint = "A structured query is one object."
+        raise UsageError(f"this is not JSON: {error}", hint) from None
 
 
 @contextmanager

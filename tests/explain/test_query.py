@@ -171,6 +171,20 @@ def test_without_a_catalog_what_needs_one_says_so() -> None:
         assert "catalog" in refused.value.hint
 
 
+def test_values_can_be_written_into_the_statement() -> None:
+    document = {
+        "table": "customers",
+        "where": {
+            "email": {"in": ["it's", 'a"b', None, "%s"], "ne": "100%"},
+            "$or": [{"id": {"gt": -1}}, {"id": 1.5}],
+        },
+    }
+    assert load_query(document, CATALOG).written_out() == (
+        'SELECT * FROM "customers" WHERE ("email" = ANY(\'{"it\'\'s","a\\"b","%s"}\')'
+        ' OR "email" IS NULL) AND "email" <> \'100%\' AND ("id" > (-1) OR "id" = 1.5)'
+    )
+
+
 def test_a_catalog_survives_being_sent() -> None:
     again = Catalog.of(CATALOG.rows())
     assert again.tables == CATALOG.tables
