@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from typing import Any
 
 from flux_pg.analysis.text import clean, short_id
 from flux_pg.records import ErrorRecord, SpanRecord
-from flux_pg.replay.export_literals import ANY, Made, NoLiteral, Writer
+from flux_pg.replay.export_literals import ANY, WIDTH, Made, NoLiteral, Writer
 from flux_pg.replay.export_rows import Fixture
 from flux_pg.replay.source import RecordedRun
 from flux_pg.runtime.boundaries.document import read_document
@@ -96,11 +97,12 @@ def _docstring(run: RecordedRun, fixture: Fixture) -> str:
         f"Request {run.request_id}.",
     ]
     if run.error is not None:
-        lines += ["", *(f"    {line}" for line in _told(run.error))]
+        lines += ["", *(line for told in _told(run.error) for line in _wrap(told, "    "))]
     notes = [*fixture.notes]
     if run.incomplete_reason:
         notes.append(f"the record is incomplete: {run.incomplete_reason}")
-    lines += [*([""] if notes else []), *(f"Note: {clean(note)}" for note in notes)]
+    for note in notes:
+        lines += ["", *_wrap(f"Note: {clean(note)}")]
     lines += [
         "",
         f"Written by `flux test export {short_id(run.request_id)}`; it is yours to change. Run it",
@@ -117,6 +119,12 @@ def _told(error: ErrorRecord) -> Iterator[str]:
     if error.stack:
         last = error.stack[-1]
         yield clean(f"{last.file}:{last.line} in {last.function}")
+
+
+def _wrap(text: str, before: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=before, subsequent_indent=before, break_on_hyphens=False
+    )
 
 
 def _headline(error: ErrorRecord) -> str:
@@ -156,7 +164,7 @@ def _request(run: RecordedRun, fixture: Fixture) -> Made:
         notes["outside"] = _OUTSIDE
     named |= _steps(run)
     if run.failed:
-        named["failed_with"] = _headline(run.error) if run.error else str(run.outcome)
+        named["failed_with"] = run.error.type if run.error else str(run.outcome)
     named |= {
         "request_id": run.request_id,
         "started_at": _iso(run.started_at_us),
@@ -317,8 +325,8 @@ def _test(writer: Writer, run: RecordedRun, expected: Expected) -> Iterator[str]
     yield f"def {name_of(run)}() -> None:"
     yield "    run = REQUEST.run()"
     if is_failure(run):
-        told = ", ".join(_told(run.error)) if run.error else str(run.outcome)
-        yield f"    # It ended with {told}"
+        told = _headline(run.error) if run.error else str(run.outcome)
+        yield from _wrap(f"It ended with {clean(told)}", "    # ")
         yield '    assert run.outcome == "ok", run.error'
         yield "    # The right answer, once you know it:"
         yield "    # assert run.response == {}"

@@ -140,7 +140,8 @@ def open_database(settings: Settings, rows: Rows, sequences: Mapping[str, int]) 
             conn.execute("set search_path = public")
             load_rows(conn, rows)
             for sequence, value in sequences.items():
-                conn.execute("select setval(%s::regclass, %s, false)", (sequence, value))
+                with _explained(sequence):
+                    conn.execute("select setval(%s::regclass, %s, false)", (sequence, value))
         yield scratch.dsn(roles.APP, name)
     finally:
         scratch.drop(name)
@@ -194,12 +195,12 @@ class _Writer:
 
 
 @contextmanager
-def _explained(table: str) -> Iterator[None]:
+def _explained(name: str) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
         told = error.diag.message_primary or str(error)
         raise FixtureError(
-            f"the rows of {table} do not fit the table that the migrations make: {told}",
-            f'Adjust rows["{table}"] to what the migrations made of it since.',
+            f"what the test puts into {name} does not fit what the migrations make: {told}",
+            f'Adjust "{name}" in the test to what the migrations made of it since.',
         ) from error

@@ -148,8 +148,8 @@ class Recorded:
         outside: What the outside answered, in order.
         calls: The functions it called.
         jobs: The jobs it enqueued.
-        failed_with: The error it ended with then; None if it did not fail. A run that gets
-            further may ask for clock, chance and ids that nobody recorded: it is given some.
+        failed_with: The type of the error it ended with then; None if it did not fail. A run that
+            gets further may ask for clock, chance and ids that nobody recorded: it is given some.
         request_id: What `ctx.request_id` says.
         started_at, ended_at: When it began and ended (ISO 8601).
         principal: Who asked.
@@ -211,7 +211,6 @@ class Recorded:
         """The request as a replay takes it."""
         began_us = _microseconds(self.started_at)
         failed = self.failed_with is not None
-        kind, _, message = (self.failed_with or "").partition(": ")
         run = RecordedRun(
             request_id=self.request_id,
             trace_id=uuid.UUID(self.request_id).hex,
@@ -224,7 +223,7 @@ class Recorded:
             started_at_us=began_us,
             duration_us=_microseconds(self.ended_at) - began_us if self.ended_at else 0,
             outcome="error" if failed else "ok",
-            error=ErrorRecord(kind, message) if failed else None,
+            error=ErrorRecord(self.failed_with, "") if self.failed_with else None,
             attempt=self.attempt,
             job_id=self.job_id,
             max_attempts=self.max_attempts,
