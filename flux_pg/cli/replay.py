@@ -149,8 +149,8 @@ def tell_difference(one: dict[str, Any], width: int) -> list[str]:
         who = short_id(cause["request_id"]) if cause["request_id"] else cause["actor"]
         lines.append(fit(f"{cause['table']}{key} was changed by {who} while it ran", width))
     # How it ended stands below; of the rest the first tells where to look.
-    inner = [one for one in one["differences"] if not one["path"].startswith("request >")]
-    if inner:
+    inner = [each for each in one["differences"] if not each["path"].startswith("request >")]
+    if inner and one["verdict"] in ("changed", "interleaved"):
         first = inner[0]
         lines += [
             fit(f"first difference at {clean(first['path'])}", width),

@@ -4,6 +4,8 @@ Laws:
 - `chained`: one state, put back to just before the first request. What replays write stays for
   those after them; what others did meanwhile is done again, where its rows are as they were.
 - `isolated`: each request finds what was recorded before it, whatever the replays before it did.
+- Requests run at once where nothing that they touched is another's; else in their order. One that
+  took the process along is tried once more, alone: others may have been running beside it.
 - A request whose difference comes from others' commits while it ran (`interleaved`) says nothing of
   the code. In a chain its recorded row changes take the place of the replayed ones, if they fit:
   else every request after it would differ, too. So it is with one that did the same but for values
@@ -24,11 +26,13 @@ import trio
 
 from flux_pg.analysis.diff_document import Comparison
 from flux_pg.config import Settings
+from flux_pg.database.embedded import EmbeddedServer
 from flux_pg.errors import FluxError
 from flux_pg.replay.children import Children, Written, is_lost, open_children
 from flux_pg.replay.compare import compare_replay
 from flux_pg.replay.draws import Draw, Sequences
 from flux_pg.replay.engine import Child, LiveRecord, Mode, ReplayResult, open_child
+from flux_pg.replay.footprint import Catalog, Queue, footprint_of
 from flux_pg.replay.incident_changes import Applier, CannotApply, Change, read_changes
 from flux_pg.replay.incident_order import earliest, in_commit_order, latest
 from flux_pg.replay.incident_plan import Step, plan_chained, plan_isolated
@@ -40,7 +44,7 @@ from flux_pg.replay.targets import Target
 from flux_pg.runtime.values import to_json
 
 _CHUNK = 100
-_AT_ONCE = {"recorded": 16, "as-of": 1, "in-place": 1}
+_AT_ONCE = {"recorded": 16, "as-of": 4, "in-place": 1}
 _SKEW = timedelta(minutes=5)
 """By how much the clocks of the nodes and of the database may differ."""
 
@@ -101,10 +105,18 @@ class Incident:
     egress_reason: str = ""
     load_errors: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    _done: list[Replayed] = field(default_factory=list)
+    _done: dict[int, Replayed] = field(default_factory=dict)
+    _queue: Queue = field(default_factory=Queue)
+    _last: int = -1
+    _alone: trio.Lock = field(default_factory=trio.Lock)
+
+    def __post_init__(self) -> None:
+        self._changes_of: dict[int, list[Change]] = {}
+        for change in self.changes:
+            self._changes_of.setdefault(change.xid, []).append(change)
 
     async def play(self, on_replayed: Callable[[Replayed], None]) -> list[Replayed]:
-        """Replay all of them; what came of each, in the order of replay."""
+        """Replay all of them; what came of each, in their order."""
         written = Written(_CHUNK)
         async with (
             open_children(self._open_child, self._note_child) as children,
@@ -113,7 +125,7 @@ class Incident:
             nursery.start_soon(written.run)
             await self._play(children, written, on_replayed)
             written.close()
-        return self._done
+        return [self._done[number] for number in sorted(self._done)]
 
     def _open_child(self, seed: str | None) -> AbstractAsyncContextManager[Child]:
         return open_child(
@@ -129,27 +141,53 @@ class Incident:
     async def _play(
         self, children: Children, written: Written, on_replayed: Callable[[Replayed], None]
     ) -> None:
-        limit = trio.CapacityLimiter(_AT_ONCE[self.mode])
+        """Begin each step once those are done that it must come after."""
+        waiting = trio.CapacityLimiter(_CHUNK)
+        running = trio.CapacityLimiter(_AT_ONCE[self.mode] if self.chained else 1)
+        if self.mode == "recorded":
+            running.total_tokens = _AT_ONCE[self.mode]
+        done: dict[int, trio.Event] = {}
 
-        async def play_one(loaded: Loaded) -> None:
+        async def take(number: int, step: Step, loaded: Loaded | None, before: set[int]) -> None:
             try:
-                replayed = await self._replay(loaded, children, written)
+                for one in before:
+                    await done[one].wait()
+                async with running:
+                    if loaded is None:
+                        await self._redo(step.outside)
+                        return
+                    replayed = await self._replay(loaded, children, written)
+                    self._done[number] = replayed
+                    on_replayed(replayed)
             finally:
-                limit.release_on_behalf_of(loaded.run.request_id)
-            self._done.append(replayed)
-            on_replayed(replayed)
+                done[number].set()
+                waiting.release_on_behalf_of(number)
 
         async with trio.open_nursery() as nursery:
             for start in range(0, len(self.steps), _CHUNK):
                 steps = self.steps[start : start + _CHUNK]
                 found = await self._load([step.request for step in steps if step.request])
-                for step in steps:
-                    if step.request is None:
-                        async with limit:
-                            await self._redo(step.outside)
-                    elif step.request.request_id in found:
-                        await limit.acquire_on_behalf_of(step.request.request_id)
-                        nursery.start_soon(play_one, found[step.request.request_id])
+                for number, step in enumerate(steps, start):
+                    loaded = found.get(step.request.request_id) if step.request else None
+                    if step.request is not None and loaded is None:
+                        continue
+                    before = self._comes_after(number, step, loaded)
+                    done[number] = trio.Event()
+                    await waiting.acquire_on_behalf_of(number)
+                    nursery.start_soon(take, number, step, loaded, before)
+
+    def _comes_after(self, number: int, step: Step, loaded: Loaded | None) -> set[int]:
+        """The steps that one must come after: those that touch what it touches."""
+        if self.mode == "recorded":
+            return set()
+        if self.state is None or not self.chained:
+            before, self._last = {self._last} - {-1}, number
+            return before
+        if loaded is None:
+            return self._queue.add(number, footprint_of(step.outside))
+        draws = self.state.draws(loaded.changes)
+        own = self._own(loaded.candidate)
+        return self._queue.add(number, self.state.catalog.footprint(loaded.run, own, draws))
 
     async def _load(self, candidates: Sequence[Candidate]) -> dict[str, Loaded]:
         def load() -> dict[str, Loaded]:
@@ -165,11 +203,14 @@ class Incident:
 
     async def _replay(self, loaded: Loaded, children: Children, written: Written) -> Replayed:
         run = loaded.run
-        child = await children.get(loaded.candidate.hash_seed)
-        draws = self.state.draws(loaded.changes) if self.state is not None else []
-        result = await child.replay(run, draws)
-        if is_lost(result.outcome) and result.replay_id is None:
+        child, result = await self._run(loaded, children)
+        if _is_gone(result):
             children.give_up(child)
+            async with self._alone:
+                # Perhaps it was another one that took the process along.
+                child, result = await self._run(loaded, children)
+                if _is_gone(result):
+                    children.give_up(child)
         self.target.explain(result, run)
         replayed = self._judge(loaded, result)
         if result.records:
@@ -181,13 +222,18 @@ class Incident:
             await self._redo(self._own(loaded.candidate), run.request_id)
         return replayed
 
+    async def _run(self, loaded: Loaded, children: Children) -> tuple[Child, ReplayResult]:
+        child = await children.get(loaded.candidate.hash_seed)
+        draws = self.state.draws(loaded.changes) if self.state is not None else []
+        return child, await child.replay(loaded.run, draws)
+
     def _judge(self, loaded: Loaded, result: ReplayResult) -> Replayed:
         rows = loaded.changes if self.mode != "recorded" else None
         comparison = compare_replay(loaded.run, result, rows)
         if self.mode != "as-of" or comparison.verdict in ("same", "diverged"):
             return Replayed(loaded.run, result, comparison)
         faithful = not self.chained or all(
-            one.verdict in ("same", "interleaved") for one in self._done
+            one.verdict in ("same", "interleaved") for one in self._done.values()
         )
         cause = find_cause(loaded.candidate, loaded.run, result, self.changes, is_faithful=faithful)
         if cause is not None:
@@ -195,7 +241,7 @@ class Incident:
         return Replayed(loaded.run, result, comparison, cause)
 
     def _own(self, candidate: Candidate) -> list[Change]:
-        return [change for change in self.changes if change.xid in candidate.xids]
+        return [one for xid in candidate.xids for one in self._changes_of.get(xid, ())]
 
     async def _redo(self, changes: Sequence[Change], request_id: str | None = None) -> None:
         """Do again what was recorded of others; of a chain it may not fit any more."""
@@ -229,6 +275,11 @@ def _image(change: Mapping[str, Any]) -> str:
     return to_json([change["schema"], change["table"], change["pk"], change["op"], change["new"]])
 
 
+def _is_gone(result: ReplayResult) -> bool:
+    """Whether there is no answer, as the process died or did not end in time."""
+    return is_lost(result.outcome) and result.replay_id is None
+
+
 class State:
     """The scratch database of an incident, as it is moved from request to request."""
 
@@ -239,6 +290,8 @@ class State:
         self._reader = psycopg.connect(scratch.superuser_url, autocommit=True)
         self._applier = Applier(self._into, refused)
         self._sequences.put_beyond(self._reader)
+        self._lock = trio.Lock()
+        self.catalog = Catalog(conn)
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -255,7 +308,8 @@ class State:
         Raises:
             CannotApply: They do not fit; none was done.
         """
-        await trio.to_thread.run_sync(self._applier.apply, changes)
+        async with self._lock:
+            await trio.to_thread.run_sync(self._applier.apply, changes)
 
     async def take_back(self, result: ReplayResult) -> None:
         """Undo what a replay committed."""
@@ -267,7 +321,8 @@ class State:
             done = read_changes(self._reader, None, None, None, ids)
             self._applier.apply(change.inverse() for change in reversed(done))
 
-        await trio.to_thread.run_sync(undo)
+        async with self._lock:
+            await trio.to_thread.run_sync(undo)
 
 
 @asynccontextmanager
@@ -282,6 +337,7 @@ async def open_incident(
     chained: bool,
     hosts: Sequence[str] = (),
     on_output: Callable[[bytes], None] | None = None,
+    server: EmbeddedServer | None = None,
 ) -> AsyncIterator[Incident]:
     """Get ready to replay requests.
 
@@ -295,6 +351,7 @@ async def open_incident(
         chained: Whether replays find what those before them wrote; else what was recorded.
         hosts: Hosts that HTTP may reach.
         on_output: Gets what user code prints.
+        server: As for `open_scratch`.
 
     Raises:
         FluxError: There is no database; the message says why.
@@ -312,7 +369,9 @@ async def open_incident(
     first = earliest(candidates) or candidates[0]
     snapshot = await snapshot_before(live_url, first.request_id)
     ids = [one.request_id for one in candidates]
-    async with open_scratch(settings, live_url, snapshot, request_ids=ids) as scratch:
+    async with open_scratch(
+        settings, live_url, snapshot, request_ids=ids, server=server
+    ) as scratch:
         target = Target(
             scratch.database_url, scratch.partial, scratch.refused, scratch.notes,
             scratch.partial_tables,

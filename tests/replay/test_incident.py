@@ -241,3 +241,29 @@ async def test_jobs_are_replayed_as_part_of_their_trace_when_asked(lab: Lab) -> 
         done = flux(lab, "replay", str(attempt), "--json")
         assert verdicts(json.loads(done.stdout)) == ["same"], done
         assert code == 1
+
+
+CRASHES = PLAIN + """
+@define_function
+async def quits(ctx: Context) -> dict:
+    await ctx.db.execute("update counters set n = 9 where id = 9")
+    import os, sys
+    if "flux_pg.replay.child" in sys.modules or sys.argv[0].endswith("child.py"):
+        os._exit(3)
+    return {}
+"""
+
+
+async def test_a_request_that_ends_the_process_ends_no_other_one(lab: Lab) -> None:
+    async with lab.recording(CRASHES) as harness:
+        for id in (1, 2):
+            await harness.call("add", id=id, amount=1)
+        await harness.call("quits")
+        for id in (3, 4):
+            await harness.call("add", id=id, amount=1)
+        code, document = incident(lab, "1h..now")
+        found = [(one["function"], one["verdict"]) for one in document["requests"]]
+        assert sorted(found) == [("add", "same")] * 4 + [("quits", "regressed")], shortly(document)
+        (gone,) = (one for one in document["requests"] if one["function"] == "quits")
+        assert gone["problem"]["code"] == "crashed"
+        assert code == 1
