@@ -19,6 +19,7 @@ from .catalog import Catalog as Snapshot
 from .query_ask import ask_count, ask_delete, ask_find, ask_insert, ask_page, ask_update
 from .query_catalog import Catalog
 from .query_given import MAX_DEPTH, deeper
+from .query_literals import with_literals
 from .query_shape import OPERATORS, Asked
 from .query_snapshot import tables_of
 from .query_sql import Compiled, compile_shape, parameters_of
@@ -53,6 +54,10 @@ class Loaded(NamedTuple):
     sql: str
     params: list[Any]
     compiled: Compiled
+
+    def written_out(self) -> str:
+        """The statement with its values in it, for `flux explain`."""
+        return with_literals(self.compiled, self.params)
 
 
 def load_query(document: Any, catalog: Catalog | Snapshot | None = None) -> Loaded:

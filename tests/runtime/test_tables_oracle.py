@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 
 from flux_pg import q
+from flux_pg.explain.query import load_query
 from flux_pg.explain.query_words import Joined, Sort
 from tests.conftest import Database
 
@@ -284,6 +285,9 @@ async def ask(desk: Desk, model: Model, dice: Dice) -> None:
     document = {"schema": "flux.query/1", "table": table, **as_json(document_of(query))}
     assert shown(await desk.structured(document)) == shown(expected), document
     assert desk.sent[-1][0] == desk.sent[-2][0], document
+    written = load_query(document, desk.tables._catalog).written_out()
+    whole = desk.conn.execute(*desk.sent[-1]).fetchall()
+    assert str(desk.conn.execute(written.encode()).fetchall()) == str(whole), written
     if not query.keys() & {"limit", "offset"}:
         count = await desk.table(table).count(arguments_of(query).get("where"))
         assert count == len(expected), query
