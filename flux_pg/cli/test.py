@@ -106,6 +106,7 @@ def _try(settings: Settings, run: RecordedRun, found: Found, fixture: Fixture, s
     """Run the file's request on the code that is here, and set apart what is volatile."""
     from flux_pg.replay.export_text import describe_change, expect, is_failure, write_test
 
+    # The very text is tried. It is literals and names of flux_pg.testing, whatever was recorded.
     space: dict[str, Any] = {}
     exec(compile(source, "<exported>", "exec"), space)
     try:

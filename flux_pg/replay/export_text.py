@@ -90,10 +90,10 @@ def _by_kind(name: str) -> tuple[int, str]:
 def _docstring(run: RecordedRun, fixture: Fixture) -> str:
     commit = f", commit {run.commit[:10]}" if run.commit else ""
     asked = f"{run.method} {run.path}" if run.kind == "http" else f"{run.function} ({run.kind})"
-    ended = run.status_code or run.outcome
+    ended = f"answered {run.status_code}" if run.status_code else f"ended with {run.outcome}"
     when = f"{_moment(run.started_at_us):%Y-%m-%d %H:%M:%S} UTC"
     lines = [
-        f"{clean(asked)} answered {ended} on {when}{commit}.",
+        f"{clean(asked)} {ended} on {when}{commit}.",
         f"Request {run.request_id}.",
     ]
     if run.error is not None:

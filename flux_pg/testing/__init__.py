@@ -14,8 +14,6 @@ migrations and the rows of the test. No server has to run, and nothing leaves th
 
 from __future__ import annotations
 
-from unittest.mock import ANY as ANY
-
 from flux_pg.testing.request import Call as Call
 from flux_pg.testing.request import Change as Change
 from flux_pg.testing.request import Diverged as Diverged
@@ -26,6 +24,7 @@ from flux_pg.testing.request import deleted as deleted
 from flux_pg.testing.request import inserted as inserted
 from flux_pg.testing.request import truncated as truncated
 from flux_pg.testing.request import updated as updated
+from flux_pg.testing.stubs import ANY as ANY
 from flux_pg.testing.stubs import REDACTED as REDACTED
 from flux_pg.testing.stubs import Answer as Answer
 from flux_pg.testing.stubs import given as given

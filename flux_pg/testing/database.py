@@ -8,6 +8,7 @@ of the migrations and copied for each run.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,8 +49,9 @@ class ScratchHost:
         self._embedded = own_server(state_dir)
         start_or_renew(self._embedded)
         self.scratch = ScratchServer(self._embedded)
-        self.scratch.open()
-        self.scratch.grant_roles([roles.ADMIN], LOADER)
+        with _alone(self._embedded.home / "tests.lock"):
+            self.scratch.open()
+            self.scratch.grant_roles([roles.ADMIN], LOADER)
         self._bases: dict[Any, str] = {}
 
     def base(self, settings: Settings) -> str:
@@ -89,6 +91,14 @@ class ScratchHost:
             self.scratch.close()
         finally:
             self._embedded.stop_sync(wait=False)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process at a time: tests that run side by side would make the same roles."""
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 _servers: dict[Path, ScratchHost] = {}

@@ -21,6 +21,22 @@ _MARK = re.compile(r"redacted:[0-9a-f]{16}")
 _NOT_COMPARED = {"omitted_bytes": 0}
 
 
+class Anything:
+    """Stands for a value that is never twice the same; `ANY` is the only one."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return hash(Anything)
+
+    def __repr__(self) -> str:
+        return "ANY"
+
+
+ANY: Final = Anything()
+
+
 class Redacted:
     """Stands for a value that was never written down; `REDACTED` is the only one.
 
