@@ -269,6 +269,10 @@ class Catalog:
         schemas = (schema,) if schema else tuple(self.path(role))
         return [f for f in self._functions.get(name, []) if f.schema in schemas]
 
+    def functions_called(self, name: str) -> list[Function]:
+        """The functions of this name in any schema."""
+        return self._functions.get(name, [])
+
     def rights_of(self, role: str) -> frozenset[str]:
         """The roles whose rights `role` has without SET ROLE, itself and everybody included."""
         return self._rights.get(role) or frozenset({role, PUBLIC})

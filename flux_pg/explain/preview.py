@@ -150,7 +150,7 @@ class Compiler:
         start, end = stretch
         alias = "" if ref.node.args.get("alias") else f" as {quoted(ref.alias)}"
         before = text.token_at(start) - 1
-        if before >= 0 and text.tokens[before].text.lower() == "table":
+        if text.keyword(before) == "table":
             start, alias = text.tokens[before].start, ""  # `table docs`, a query of its own
         text.replace(start, end, f"({inside}){alias}")
         self._drop_schemas(text, ref, names)
@@ -281,11 +281,10 @@ class Compiler:
             return None
         before = text.token_at(first[0]) - 1
         after = text.token_at(last[0]) + 1
-        if after < len(text.tokens) and text.tokens[after].text == "*":
+        if text.keyword(after) == "*":
             return None
-        word = text.tokens[before].text.lower() if before >= 0 else ""
         if node.args.get("only"):
-            return (text.tokens[before].start, last[1]) if word == "only" else None
+            return (text.tokens[before].start, last[1]) if text.keyword(before) == "only" else None
         return first[0], last[1]
 
     def _drop_schemas(self, text: Text, ref: TableRef, names: Names) -> None:

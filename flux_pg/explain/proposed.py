@@ -143,7 +143,7 @@ class Proposed:
     def _tuple(self, left: int, right: int) -> dict[str, str]:
         """The values of `(a, b) = (x, y)`."""
         names = [word(self._text.tokens[item[0]]) for item in self._items(left + 1, ())]
-        if self._text.tokens[right].text.lower() == "row":
+        if self._text.keyword(right) == "row":
             right += 1
         values = list(self._items(right + 1, ()))
         if len(names) != len(values) or self._text.tokens[right].token_type != TokenType.L_PAREN:
@@ -163,7 +163,7 @@ class Proposed:
 
     def _value(self, name: str, item: Sequence[int]) -> str:
         tokens = self._text.tokens
-        if len(item) == 1 and tokens[item[0]].text.lower() == "default":
+        if len(item) == 1 and self._text.keyword(item[0]) == "default":
             return self.defaults().get(name, "null")
         return self._text.slice(tokens[item[0]].start, tokens[item[-1]].end + 1)
 
@@ -171,7 +171,7 @@ class Proposed:
         items: list[list[int]] = [[]]
         for number in self._text.level(first):
             token = self._text.tokens[number]
-            if token.text.lower() in ends and token.token_type != TokenType.IDENTIFIER:
+            if self._text.keyword(number) in ends:
                 break
             if token.token_type == TokenType.COMMA:
                 items.append([])
@@ -222,7 +222,7 @@ def update_of_conflict(text: Text, first: int) -> int | None:
     """The token UPDATE of DO UPDATE SET; None if there is none."""
     words = ["do", "update", "set"]
     for number in text.level(first):
-        if [token.text.lower() for token in text.tokens[number : number + 3]] == words:
+        if [text.keyword(number + step) for step in range(3)] == words:
             return number + 1
     return None
 
@@ -238,7 +238,7 @@ def _judge_source(write: Write, proposed: Proposed, node: exp.Insert, first: int
         write.compiler.unsupported("ON CONFLICT with rows that are not understood")
         return
     source = min(starts)
-    if text.tokens[source].text.lower() != "values" and not isinstance(node.expression, exp.Select):
+    if text.keyword(source) != "values" and not isinstance(node.expression, exp.Select):
         write.compiler.unsupported("ON CONFLICT with a source that is not understood")
         return
     # The last ON at this level is the conflict's: a SELECT's own joins come before it.
@@ -246,13 +246,13 @@ def _judge_source(write: Write, proposed: Proposed, node: exp.Insert, first: int
         (
             number
             for number in text.level(first)
-            if [t.text.lower() for t in text.tokens[number : number + 2]] == ["on", "conflict"]
+            if [text.keyword(number), text.keyword(number + 1)] == ["on", "conflict"]
         ),
         clauses["on"],
     )
     values = proposed.defaults()
     values |= {name: f"given.{quoted(name)}" for name in given}
-    if text.tokens[source].text.lower() == "values":
+    if text.keyword(source) == "values":
         _write_out_defaults(write, proposed, source, given)
     condition = write.compiler.condition(proposed.rules("INSERT", CHECK), write.place, None)
     name = quoted(relation.name)
@@ -276,8 +276,7 @@ def _after_target(write: Write, node: exp.Insert, first: int) -> int:
     """Where the target of an INSERT ends, its alias included; its columns are named anew."""
     text = write.text
     last = first
-    following = text.tokens[last + 1]
-    if following.text.lower() == "as":
+    if text.keyword(last + 1) == "as":
         last += 2
     return text.tokens[last].end + 1
 
@@ -290,7 +289,7 @@ def _write_out_defaults(
         kind = text.tokens[number].token_type
         if kind == TokenType.L_PAREN:
             for name, item in zip(given, proposed.listed(number), strict=False):
-                if len(item) == 1 and text.tokens[item[0]].text.lower() == "default":
+                if len(item) == 1 and text.keyword(item[0]) == "default":
                     token = text.tokens[item[0]]
                     text.replace(token.start, token.end + 1, defaults[name])
         elif kind not in (TokenType.COMMA, TokenType.R_PAREN):
@@ -302,7 +301,7 @@ def merge(write: Write, node: exp.Merge, first: int, touched: bool) -> None:
     proposed, text = Proposed(write), write.text
     if touched and not proposed.is_possible("INSERT", "UPDATE", "DELETE"):
         return
-    words = {number: text.tokens[number].text.lower() for number in text.level(first)}
+    words = {number: text.keyword(number) for number in text.level(first)}
     on = next((n for n, name in words.items() if name == "on"), None)
     whens = [n for n, name in words.items() if name == "when" and not _in_case(words, n)]
     joined = node.args["using"].args.get("joins")
@@ -346,7 +345,7 @@ def _judge_action(
 ) -> None:
     """Edit one WHEN; `visible` is None where row-level security does not touch the role."""
     text, (when, end) = write.text, stretch
-    words = {n: text.tokens[n].text.lower() for n in text.level(when) if n < end}
+    words = {n: text.keyword(n) for n in text.level(when) if n < end}
     then = next((n for n, name in words.items() if name == "then" and not _in_case(words, n)), None)
     matched = next((n for n, name in words.items() if name == "matched"), None)
     if then is None or matched is None:
@@ -374,7 +373,7 @@ def _judge_action(
 
 def _tests(write: Write, proposed: Proposed, action: int) -> list[str]:
     """What an action's row must pass."""
-    name = write.text.tokens[action].text.lower()
+    name = write.text.keyword(action)
     if name == "update":
         return [
             proposed.existing(_only_using(write, "UPDATE")),
@@ -423,7 +422,7 @@ def _read_insert(write: Write, proposed: Proposed, insert: int) -> _Insert | Non
         names = [word(text.tokens[item[0]]) for item in proposed.listed(place)]
         place = _after(text, place)
         named = place - 1
-    if text.tokens[place].text.lower() != "values":
+    if text.keyword(place) != "values":
         write.compiler.unsupported("an INSERT of MERGE that is not understood")
         return None
     items = proposed.listed(place + 1)
@@ -446,7 +445,7 @@ def _write_out_missing(write: Write, proposed: Proposed, insert: int) -> None:
     if found is None or not personal:
         return
     for name, item in found.given.items():
-        if name in personal and [text.tokens[n].text.lower() for n in item] == ["default"]:
+        if name in personal and [text.keyword(n) for n in item] == ["default"]:
             write.replace_token(item[0], personal[name])
     missing = [name for name in personal if name not in found.given]
     if not missing:

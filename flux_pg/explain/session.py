@@ -74,7 +74,7 @@ def put_in(text: Text, session: Session) -> list[str]:
     """
     problems: list[str] = []
     for number, token in enumerate(text.tokens):
-        if not _is_word(token):
+        if not _is_word(text, number):
             continue
         name = word(token)
         before = text.tokens[number - 1] if number else None
@@ -98,8 +98,7 @@ def put_in(text: Text, session: Session) -> list[str]:
 
 def _put(text: Text, first: int, last: int, value: str, label: str) -> None:
     """Put a literal in the place of some tokens."""
-    before = text.tokens[first - 1].text.lower() if first else ""
-    after = text.tokens[last + 1].text.lower() if last + 1 < len(text.tokens) else ""
+    before, after = text.keyword(first - 1), text.keyword(last + 1)
     if before in ("select", ",", "distinct", "all", "returning") and after in (
         "",
         ",",
@@ -110,11 +109,14 @@ def _put(text: Text, first: int, last: int, value: str, label: str) -> None:
     text.replace(text.tokens[first].start, text.tokens[last].end + 1, value)
 
 
-def _is_word(token: Token) -> bool:
+def _is_word(text: Text, number: int) -> bool:
+    """Whether a token is a name or keyword: strings of every kind differ from their text."""
+    token = text.tokens[number]
+    if token.token_type == TokenType.IDENTIFIER:
+        return True
     first = token.text[:1]
-    return token.token_type not in (TokenType.STRING, TokenType.NUMBER) and (
-        token.token_type == TokenType.IDENTIFIER or first.isalpha() or first == "_"
-    )
+    plain = [text.keyword(number)] == token.text.lower().split(maxsplit=1)[:1]
+    return plain and (first.isalpha() or first == "_")
 
 
 def _is_label(before: Token | None) -> bool:
@@ -158,7 +160,7 @@ def _current_setting(text: Text, number: int, start: int, session: Session) -> s
         at += 2
     missing_ok = False
     if _kind(text, at) == TokenType.COMMA:
-        given = text.tokens[at + 1].text.lower()
+        given = text.keyword(at + 1)
         if given not in ("true", "false"):
             return "current_setting() whose missing_ok is computed"
         missing_ok = given == "true"

@@ -98,6 +98,16 @@ class Text:
         """The number of the token that starts there."""
         return self._by_start[start]
 
+    def keyword(self, number: int) -> str:
+        """A token as it stands in the text, in lower case, its first word if it has several.
+
+        What is quoted keeps its quotes, and so is no keyword; beyond the text it is empty.
+        """
+        if not 0 <= number < len(self.tokens):
+            return ""
+        token = self.tokens[number]
+        return self.sql[token.start : token.end + 1].lower().split(maxsplit=1)[0]
+
     def span(self, node: exp.Expr) -> tuple[int, int] | None:
         """Where a name stands: start and end (exclusive); None if that is not known for sure."""
         start, end = node.meta.get("start"), node.meta.get("end")
@@ -151,9 +161,8 @@ class Text:
         found: dict[str, int] = {}
         last = first
         for number in self.level(first):
-            token = self.tokens[number]
-            name = token.text.lower()
-            if name in words and token.token_type != TokenType.IDENTIFIER:
+            name = self.keyword(number)
+            if name in words:
                 found.setdefault(name, number)
             last = number
         found["end"] = last

@@ -101,7 +101,7 @@ class Write:
             text.insert(text.tokens[before].end + 1, f" where {condition}")
             return
         last = clauses["returning"] - 1 if "returning" in clauses else clauses["end"]
-        if text.tokens[where + 1].text.lower() == "current":
+        if text.keyword(where + 1) == "current":
             self.compiler.unsupported("WHERE CURRENT OF a cursor")
         start, end = text.tokens[where + 1].start, text.tokens[last].end + 1
         if self.place.fenced:
@@ -141,10 +141,10 @@ class Write:
             if text.tokens[number].token_type == TokenType.COMMA:
                 break
             item.append(number)
-        words = [text.tokens[number].text for number in item]
+        words = [text.keyword(number) for number in item]
         start, end = text.tokens[item[0]].start, text.tokens[item[-1]].end + 1
         if words[-1] != "*":
-            if words[0].lower() == "with":
+            if words[0] == "with":
                 self.compiler.unsupported("RETURNING WITH")
             text.insert(start, "(select ")
             text.insert(end, f" where {check})")
@@ -227,10 +227,10 @@ class Write:
         personal, text = self.personal_defaults(), self.text
         clauses = text.clauses(first, "set")
         for number in range(clauses["set"], end or clauses["end"] + 1):
-            if text.tokens[number].text.lower() != "default" or not personal:
+            if text.keyword(number) != "default" or not personal:
                 continue
             name = word(text.tokens[number - 2])
-            if text.tokens[number - 1].text != "=" or name not in self.relation.column_names:
+            if text.keyword(number - 1) != "=" or name not in self.relation.column_names:
                 self.compiler.unsupported("DEFAULT in a list of values that are set")
             elif name in personal:
                 self.replace_token(number, personal[name])
@@ -303,7 +303,7 @@ class Write:
         if isinstance(node.expression, exp.Select) and node.expression.is_star:
             self.compiler.unsupported("INSERT … SELECT * into a table with a personal default")
         last = first
-        while text.tokens[last + 1].text.lower() not in ("values", "select", "with"):
+        while text.keyword(last + 1) not in ("values", "select", "with"):
             last += 1  # an alias
         names = ", ".join(map(quoted, given))
         text.insert(text.tokens[last].end + 1, f" ({names}{added})")
@@ -321,7 +321,7 @@ class Write:
                     token = text.tokens[inner]
                     if token.token_type == TokenType.COMMA:
                         position += 1
-                    elif token.text.lower() == "default" and given[position] in personal:
+                    elif text.keyword(inner) == "default" and given[position] in personal:
                         self.replace_token(inner, personal[given[position]])
                 text.insert(text.tokens[self._closing(number)].start, added)
             elif kind not in (TokenType.COMMA, TokenType.R_PAREN):
@@ -362,7 +362,9 @@ class Write:
                 if schema == "flux":
                     continue  # records who wrote; changes nothing of the row
                 functions = self.compiler.catalog.functions_named(schema, name, self.place.role)
-                reason = next((why for f in functions if (why := doubt(f))), None)
+                reason = next(
+                    (why for f in functions if (why := doubt(self.compiler.catalog, f))), None
+                )
                 if reason is not None:
                     self.compiler.unsupported(
                         f"trigger {trigger.name} on {relation.qualified} calls"

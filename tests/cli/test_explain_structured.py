@@ -34,7 +34,7 @@ def test_a_structured_query_is_explained_as_its_statement(
     assert statement["sql"] == (
         'SELECT "t1".*, (SELECT ROW_TO_JSON("t3".*) FROM (SELECT "t2"."email" FROM "customers"'
         ' AS "t2" WHERE "t2"."id" = "t1"."customer_id") AS "t3") AS "customer" FROM "orders"'
-        " AS \"t1\" WHERE \"t1\".\"state\" = 'it''s' AND \"t1\".\"id\" = ANY('{1,2}') LIMIT 5"
+        ' AS "t1" WHERE "t1"."state" = \'it\'\'s\' AND "t1"."id" = ANY(\'{1,2}\') LIMIT 5'
     )
     assert statement["plan"] is not None, statement
     assert "public.customers.email" in statement["columns"]["read"]
