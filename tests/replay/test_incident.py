@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import psycopg
 import pytest
 import trio
 
-from tests.conftest import Database
+from flux_pg.replay.incident import Replayed, open_incident
+from flux_pg.replay.incident_selection import Wanted, select_requests
+from tests.conftest import Database, Server
 from tests.queue.jobs import run_jobs
 from tests.replay.conftest import Lab, make_lab
 from tests.runtime.application import SCHEMA
@@ -55,27 +58,45 @@ def flux(lab: Lab, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def incident(lab: Lab, *arguments: str) -> tuple[int, dict[str, Any]]:
-    """Exit code and document."""
-    done = flux(lab, "incident", "replay", *arguments, "--json")
-    try:
-        return done.returncode, json.loads(done.stdout)
-    except ValueError:
-        raise AssertionError(done) from None
+@dataclass
+class Played:
+    """What came of an incident."""
+
+    replays: list[Replayed]
+    notes: list[str]
+
+    @property
+    def verdicts(self) -> list[str]:
+        return [one.verdict for one in self.replays]
+
+    @property
+    def by_function(self) -> dict[str | None, Replayed]:
+        return {one.run.function: one for one in self.replays}
+
+    def __str__(self) -> str:
+        told = [
+            (one.run.function, one.verdict, one.result.first_divergence, one.result.response)
+            for one in self.replays
+            if one.verdict != "same"
+        ]
+        return "\n".join(map(str, [*self.notes, *told]))
 
 
-def shortly(document: dict[str, Any]) -> str:
-    """What an assertion that fails shows."""
-    told = [
-        (one["function"], one["verdict"], one["first_divergence"], one["problem"], one["now"])
-        for one in document["requests"]
-        if one["verdict"] != "same"
-    ]
-    return "\n".join(map(str, [document["summary"], document["notes"], *told[:5]]))
-
-
-def verdicts(document: dict[str, Any]) -> list[str]:
-    return [one["verdict"] for one in document["requests"]]
+async def play(lab: Lab, server: Server, *, chained: bool = True, **wanted: Any) -> Played:
+    """Replay what ran, in this process."""
+    settings = replace(lab.settings, admin_url=lab.database.superuser)
+    with (
+        psycopg.connect(lab.database.app, autocommit=True) as conn,
+        psycopg.connect(lab.database.app, autocommit=True) as write_conn,
+    ):
+        requests = select_requests(conn, Wanted(**wanted)).requests
+        async with open_incident(
+            settings, lab.database.app, "as-of", requests, conn=conn, write_conn=write_conn,
+            chained=chained, on_output=lab.output.extend, server=server.launcher,
+        ) as incident:  # fmt: skip
+            with trio.fail_after(120):
+                replays = await incident.play(lambda _: None)
+            return Played(replays, incident.skipped)
 
 
 async def test_what_ran_in_a_window_does_the_same_on_the_same_code(lab: Lab) -> None:
@@ -83,15 +104,23 @@ async def test_what_ran_in_a_window_does_the_same_on_the_same_code(lab: Lab) -> 
         for amount in range(1, 6):
             await harness.call("add", id=1, amount=amount)
             await harness.call("total")
-        code, document = incident(lab, "--since", "1h")
-        assert code == 0, shortly(document)
-        assert verdicts(document) == ["same"] * 10
+        done = flux(lab, "incident", "replay", "--since", "1h", "--json")
+        document = json.loads(done.stdout)
+        assert done.returncode == 0, done
         assert (document["schema"], document["mode"]) == ("flux.replay/1", "as-of")
         assert (document["chained"], document["egress"]) == (True, "enforced")
-        code, document = incident(lab, "1h..now", "--recorded", "--function", "total")
-        assert (code, document["summary"]) == (0, {"same": 5})
+        assert document["summary"] == {"same": 10}
+        assert [one["function"] for one in document["requests"]] == ["add", "total"] * 5
         (row,) = harness.rows("select n from counters where id = 1")
         assert row["n"] == 15
+        replays = "select count(*) as n from flux.executions where kind = 'replay'"
+        assert harness.rows(replays) == [{"n": 10}]
+        lab.rewrite(COUNTER.format(check="", wrong=" + 1"))
+        done = flux(lab, "incident", "replay", "1h..now", "--recorded", "--function", "add")
+        assert done.returncode == 5, done
+        assert "5 requests: 5 diverged" in done.stdout
+        nothing = flux(lab, "incident", "replay", "1h..now", "--function", "nobody")
+        assert nothing.returncode == 3, nothing
 
 
 SHOP = """
@@ -109,24 +138,28 @@ async def plan(ctx: Context, id: int) -> dict:
         raise ValueError("a plan that nobody has")
     return row
 """
-ENTRIES = "create table entries (id bigint generated always as identity primary key, note text)"
+ENTRIES = "create table entries (id bigint primary key generated always as identity, note text)"
 
 
-async def test_a_fixed_writer_fixes_a_later_reader_and_keys_stay_what_they_were(lab: Lab) -> None:
+async def test_a_fixed_writer_fixes_a_later_reader_but_not_one_that_is_alone(
+    lab: Lab, pg18: Server
+) -> None:
     async with lab.recording(SHOP.format(plan="broken"), schema=SCHEMA + ENTRIES) as harness:
         for name in ("a", "b", "c"):
             reply = await harness.call("order", name=name)
             await harness.call("plan", id=json.loads(reply.body)["id"])
-        lab.rewrite(SHOP.format(plan="free"))
-        code, document = incident(lab, "1h..now")
-        assert verdicts(document) == ["changed", "fixed"] * 3, shortly(document)
-        assert [one["now"]["response"] for one in document["requests"]][1::2] == [
-            {"email": name, "plan": "free"} for name in ("a", "b", "c")
-        ]
-        assert code == 1
+    lab.rewrite(SHOP.format(plan="free"))
+    played = await play(lab, pg18)
+    assert played.verdicts == ["changed", "fixed"] * 3, played
+    # The keys are what they were.
+    assert [one.result.response for one in played.replays[1::2]] == [
+        {"email": name, "plan": "free"} for name in ("a", "b", "c")
+    ]
+    alone = await play(lab, pg18, chained=False)
+    assert alone.verdicts == ["changed", "same"] * 3, alone
 
 
-async def test_what_others_did_meanwhile_is_done_again(lab: Lab) -> None:
+async def test_what_others_did_meanwhile_is_done_again(lab: Lab, pg18: Server) -> None:
     async with lab.recording(PLAIN) as harness:
         for round in range(4):
             await harness.call("add", id=1, amount=1)
@@ -134,35 +167,14 @@ async def test_what_others_did_meanwhile_is_done_again(lab: Lab) -> None:
                 conn.execute("update counters set n = n + 10 where id = 1")
                 conn.execute("insert into counters values (%s, 100)", (20 + round,))
             await harness.call("total")
-        code, document = incident(lab, "1h..now")
-        assert (code, document["summary"], document["notes"]) == (0, {"same": 8}, []), shortly(
-            document
-        )
-        code, document = incident(lab, "1h..now", "--function", "total")
-        assert (code, document["summary"], document["notes"]) == (0, {"same": 4}, []), shortly(
-            document
-        )
-        lab.rewrite(COUNTER.format(check="", wrong=" + 1"))
-        code, document = incident(lab, "1h..now", "--function", "add")
-        assert (code, document["summary"]) == (1, {"changed": 4})
-        # The row is not as it was when the others changed it.
-        assert "public.counters 1 is not as it was then" in document["notes"][0]
-        responses = [one["now"]["response"]["n"] for one in document["requests"]]
-        assert responses == [2, 4, 6, 8]
-
-
-async def test_each_request_alone_finds_what_was_recorded_before_it(lab: Lab) -> None:
-    async with lab.recording(SHOP.format(plan="broken"), schema=SCHEMA + ENTRIES) as harness:
-        for name in ("a", "b", "c"):
-            reply = await harness.call("order", name=name)
-            await harness.call("plan", id=json.loads(reply.body)["id"])
-        lab.rewrite(SHOP.format(plan="free"))
-        _, document = incident(lab, "1h..now", "--isolated")
-        assert document["chained"] is False
-        assert verdicts(document) == ["changed", "same"] * 3, shortly(document)
-        lab.rewrite(SHOP.format(plan="broken"))
-        _, document = incident(lab, "1h..now", "--isolated")
-        assert verdicts(document) == ["same"] * 6, shortly(document)
+    played = await play(lab, pg18, functions=["total"])
+    assert (played.verdicts, played.notes) == (["same"] * 4, []), played
+    lab.rewrite(COUNTER.format(check="", wrong=" + 1"))
+    played = await play(lab, pg18, functions=["add"])
+    assert played.verdicts == ["changed"] * 4
+    # The row is not as it was when the others changed it.
+    assert "public.counters 1 is not as it was then" in played.notes[0]
+    assert [one.result.response["n"] for one in played.replays] == [2, 4, 6, 8]
 
 
 LOST_UPDATE = (
@@ -178,8 +190,7 @@ async def slow_add(ctx: Context, id: int, amount: int) -> dict:
 )
 
 
-@pytest.mark.parametrize("how", ["--chained", "--isolated"])
-async def test_what_committed_while_a_request_ran_is_named(lab: Lab, how: str) -> None:
+async def test_what_committed_while_a_request_ran_is_named(lab: Lab, pg18: Server) -> None:
     async with lab.recording(LOST_UPDATE) as harness:
         with psycopg.connect(lab.database.admin, autocommit=True) as conn:
             conn.execute("select pg_advisory_lock(7)")
@@ -195,14 +206,14 @@ async def test_what_committed_while_a_request_ran_is_named(lab: Lab, how: str) -
         await harness.call("total")
         (row,) = harness.rows("select n from counters where id = 1")
         assert row["n"] == 1  # the 5 is lost
-        code, document = incident(lab, "1h..now", how)
-        found = {one["function"]: one for one in document["requests"]}
-        assert found["slow_add"]["verdict"] == "interleaved", shortly(document)
-        cause = found["slow_add"]["interleaved_with"]
+    for chained in (True, False):
+        found = (await play(lab, pg18, chained=chained)).by_function
+        assert found["slow_add"].verdict == "interleaved"
+        cause = found["slow_add"].cause
+        assert cause is not None
         assert (cause["table"], cause["key"]) == ("public.counters", ["1"])
         assert cause["request_id"] == adder
-        assert (found["add"]["verdict"], found["total"]["verdict"]) == ("same", "same")
-        assert code == 0
+        assert (found["add"].verdict, found["total"].verdict) == ("same", "same")
 
 
 JOBS = """
@@ -221,49 +232,48 @@ async def welcome(ctx: Context, id: int) -> dict:
 """
 
 
-async def test_jobs_are_replayed_as_part_of_their_trace_when_asked(lab: Lab) -> None:
+async def test_jobs_are_replayed_as_part_of_their_trace_when_asked(lab: Lab, pg18: Server) -> None:
     broken = JOBS.replace("PLAN", "broken")
     async with run_jobs(lab.folder, lab.database, broken, SCHEMA) as jobs:
-        reply = await jobs.call("signup", email="a@example.com")
+        await jobs.call("signup", email="a@example.com")
         request = str(jobs.harness.last)
-        assert json.loads(reply.body) == {"id": 1}
         (row,) = jobs.rows("select job_id from flux.jobs")
         await jobs.ended(str(row["job_id"]))
-        lab.rewrite(JOBS.replace("PLAN", "free"))
-        code, document = incident(lab, request)
-        assert verdicts(document) == ["changed"], shortly(document)
-        code, document = incident(lab, request, "--with-jobs")
-        assert verdicts(document) == ["changed", "fixed"], shortly(document)
-        assert document["requests"][1]["now"]["response"]["job"] == str(row["job_id"])
-        done = flux(lab, "replay", request, "--with-jobs", "--isolated", "--json")
-        assert verdicts(json.loads(done.stdout)) == ["changed", "same"], done
-        attempt = jobs.attempts(str(row["job_id"]))[0]["request_id"]
-        done = flux(lab, "replay", str(attempt), "--json")
-        assert verdicts(json.loads(done.stdout)) == ["same"], done
-        assert code == 1
+    lab.rewrite(JOBS.replace("PLAN", "free"))
+    played = await play(lab, pg18, ids=[request])
+    assert played.verdicts == ["changed"], played
+    done = flux(lab, "replay", request, "--with-jobs", "--json")
+    signup, welcome = json.loads(done.stdout)["requests"]
+    assert (signup["verdict"], welcome["verdict"]) == ("changed", "fixed"), done
+    assert welcome["now"]["response"]["job"] == str(row["job_id"])
+    played = await play(lab, pg18, ids=[request], with_jobs=True, chained=False)
+    assert played.verdicts == ["changed", "same"], played
 
 
-CRASHES = PLAIN + """
+CRASHES = (
+    PLAIN
+    + """
 @define_function
 async def quits(ctx: Context) -> dict:
     await ctx.db.execute("update counters set n = 9 where id = 9")
-    import os, sys
-    if "flux_pg.replay.child" in sys.modules or sys.argv[0].endswith("child.py"):
+    if ctx.is_replay:
+        import os
         os._exit(3)
     return {}
 """
+)
 
 
-async def test_a_request_that_ends_the_process_ends_no_other_one(lab: Lab) -> None:
+async def test_a_request_that_ends_the_process_ends_no_other_one(lab: Lab, pg18: Server) -> None:
     async with lab.recording(CRASHES) as harness:
         for id in (1, 2):
             await harness.call("add", id=id, amount=1)
         await harness.call("quits")
         for id in (3, 4):
             await harness.call("add", id=id, amount=1)
-        code, document = incident(lab, "1h..now")
-        found = [(one["function"], one["verdict"]) for one in document["requests"]]
-        assert sorted(found) == [("add", "same")] * 4 + [("quits", "regressed")], shortly(document)
-        (gone,) = (one for one in document["requests"] if one["function"] == "quits")
-        assert gone["problem"]["code"] == "crashed"
-        assert code == 1
+    played = await play(lab, pg18)
+    found = [(one.run.function, one.verdict) for one in played.replays]
+    assert sorted(found) == [("add", "same")] * 4 + [("quits", "regressed")], played
+    problem = played.by_function["quits"].result.problem
+    assert problem is not None
+    assert problem["code"] == "crashed"
