@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from flux_pg.runtime.redaction import Redactor
 from tests.conftest import Database
 from tests.replay.conftest import Lab, make_lab
 from tests.replay.fidelity_service import open_service
+from tests.replay.test_engine_outside import over_http
 
 
 @pytest.fixture
@@ -293,7 +293,12 @@ async def conflicts(ctx: Context, how: str) -> dict:
 @pytest.mark.parametrize("how", ["statement", "commit"])
 async def test_what_was_run_again_after_a_conflict_is_in_a_replay(lab: Lab, how: str) -> None:
     async with lab.recording(CONFLICTS) as harness, trio.open_nursery() as nursery:
-        nursery.start_soon(partial(harness.call, "conflicts", how=how))
+        ids: list[str] = []
+
+        async def send() -> None:
+            ids.append(await over_http(harness, "POST", "/conflicts", json={"how": how}))
+
+        nursery.start_soon(send)
         waiting = "select from pg_stat_activity where wait_event = 'PgSleep'"
         with trio.fail_after(60):
             while not harness.rows(waiting):
@@ -306,9 +311,9 @@ async def test_what_was_run_again_after_a_conflict_is_in_a_replay(lab: Lab, how:
         with psycopg.connect(lab.database.superuser) as conn:
             conn.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
             conn.execute(conflict)
-    tries = [s for s in lab.load(harness.last).spans if s.kind == "function"]
+    tries = [s for s in lab.load(ids[0]).spans if s.kind == "function"]
     assert len(tries) == 2
-    replayed = await lab.replay(harness.last)
+    replayed = await lab.replay(ids[0])
     assert replayed.verdict == "same", str(replayed.result.first_divergence)
     assert len([s for s in replayed.result.spans if s.kind == "function"]) == 2
 
