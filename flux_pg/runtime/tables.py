@@ -8,7 +8,8 @@ made since.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -92,7 +93,9 @@ class Tables:
         if found is not None:
             return found
         if self._catalog is None:
-            await self._read(handle)
+            # In a transaction that has failed, the statement itself shall say so.
+            with suppress(psycopg.Error):
+                await self._read(handle)
         try:
             found = compile_shape(shape, self._catalog)
         except UnknownName:
@@ -106,16 +109,15 @@ class Tables:
         return found
 
     async def _read(self, handle: Handle) -> bool:
-        """Read the snapshot again, if it may have changed; whether it was."""
+        """Read the snapshot again, if it may have changed; whether it was.
+
+        Raises:
+            psycopg.Error: The transaction has failed before.
+        """
         now = trio.current_time()
         if self._fixed or now - self._read_at < REFRESH_S:
             return False
-        try:
-            rows = await handle("db.catalog", {})
-        except psycopg.Error:
-            return False  # the transaction has failed: its own statement shall say so
-        if rows is None:
-            return False
+        rows = await handle("db.catalog", {})
         self._read_at = now
         self._catalog = Catalog.of(rows)
         self._known.clear()
@@ -228,7 +230,7 @@ class Table:
 
     def insert(
         self,
-        values: Row | list[Row] | tuple[Row, ...],
+        values: Row | Sequence[Row],
         *,
         on_conflict: Names | None = None,
         update: Names | Row = (),
