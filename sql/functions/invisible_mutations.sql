@@ -39,24 +39,34 @@ begin
         ));
     end if;
     return query
-    select m.seq, m.op, m.xid,
-        case when m.op = 'U' then coalesce(m.old_key, m.key) when m.op <> 'I' then m.key end,
-        case when m.op in ('I', 'U') then m.key end,
-        m.previous_tid, m.next_tid, flux.changed_ids(m.mask, m.changed, s.column_ids), m.old, m.new
-    from (
+    with invisible as materialized (
         select l.seq, l.op, l.xid, l.shape_id, l.key, l.old_key, l.previous_tid, l.next_tid,
             l.mask, l.changed, l.old, l.new
         from flux.mutation_log as l
         where p_keys is null and l.table_id = p_table_id and l.key is not null
-            and l.at >= v_since and l.xid >= v_xmin
+            and l.at >= v_since and l.seq > v_after and l.xid >= v_xmin
+            and not pg_visible_in_snapshot(l.xid, p_snapshot)
         union all
         select k.seq, k.op, k.xid, k.shape_id, k.key, k.old_key, k.previous_tid, k.next_tid,
             k.mask, k.changed, k.old, k.new
         from flux.mutations_of_keys(p_table_id, p_keys, v_after) as k
-        where p_keys is not null
-    ) as m
-    join flux.table_shapes as s on s.shape_id = m.shape_id
-    where m.seq > v_after and m.xid >= v_xmin and not pg_visible_in_snapshot(m.xid, p_snapshot);
+        where p_keys is not null and k.xid >= v_xmin
+            and not pg_visible_in_snapshot(k.xid, p_snapshot)
+    ),
+    -- Which columns changed is worked out once for each pattern, of which there are few.
+    pattern as materialized (
+        select p.shape_id, p.mask, p.changed,
+            flux.changed_ids(p.mask, p.changed, s.column_ids) as ids
+        from (select distinct i.shape_id, i.mask, i.changed from invisible as i) as p
+        join flux.table_shapes as s on s.shape_id = p.shape_id
+    )
+    select m.seq, m.op, m.xid,
+        case when m.op = 'U' then coalesce(m.old_key, m.key) when m.op <> 'I' then m.key end,
+        case when m.op in ('I', 'U') then m.key end,
+        m.previous_tid, m.next_tid, p.ids, m.old, m.new
+    from invisible as m
+    join pattern as p on p.shape_id = m.shape_id and p.mask = m.mask
+        and p.changed is not distinct from m.changed;
 end
 $$;
 comment on function flux.invisible_mutations(integer, pg_snapshot, text[]) is

@@ -12,9 +12,9 @@ begin
             using errcode = 'ZF005', hint = 'Its rows can only be had all together.';
     end if;
     return flux.key_condition(v_live, array(
-        select distinct u.tail_key
-        from flux.rows_to_undo(v_table.table_id, p_snapshot) as u
-        where u.tail_key is not null
+        select distinct m.to_key
+        from flux.invisible_mutations(v_table.table_id, p_snapshot) as m
+        where m.to_key is not null
     ), p_values);
 end
 $$;
