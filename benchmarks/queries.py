@@ -166,11 +166,12 @@ def _read(*, hot: bool) -> Ask:
     return ask
 
 
-def _row_at(*, hot: bool, share: float) -> Ask:
-    """`share` of the log, from its end, is undone."""
+def _row_at(*, hot: bool) -> Ask:
+    """The hot row as it was a hundred of its changes ago, others at half of the log."""
 
     def ask(log: Log, dice: random.Random) -> tuple[str, Sequence[object]]:
-        number = int(log.mutations // CHANGES * (1 - share)) - dice.randrange(50)
+        requests = log.mutations // CHANGES
+        number = (requests - 100 if hot else requests // 2) - dice.randrange(50)
         at = log.value("select started_at from bench_request where number = %s", number)
         key = "0" if hot else str(dice.randint(1, log.rows))
         return "select flux.row_at('accounts', %s, %s)", [key, at]
@@ -191,8 +192,8 @@ QUERIES: dict[str, Ask] = {
     "why: similar": _request("select * from flux.similar(%s::uuid, 6)", failed=True),
     "why: versions seen": _read(hot=False),
     "why: versions seen, hot row": _read(hot=True),
-    "row at a time": _row_at(hot=False, share=0.5),
-    "row at a time, hot row": _row_at(hot=True, share=0.001),
+    "row at a time": _row_at(hot=False),
+    "row at a time, hot row": _row_at(hot=True),
 }
 
 
@@ -305,6 +306,8 @@ def _fill(
     conn.execute(SPANS.format().encode())
     conn.execute(SNAPSHOTS.encode())
     conn.execute("select setval('flux.mutation_seq', (select max(seq) from flux.mutation_log))")
+    conn.execute("create extension if not exists vector")
+    conn.execute("select flux.sign_failures(1000)")
     conn.execute("vacuum (analyze)")
     conn.execute("checkpoint")
     return rows, hot
