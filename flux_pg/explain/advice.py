@@ -11,9 +11,9 @@ from sqlglot.errors import SqlglotError
 
 from flux_pg.explain import plan as plans
 from flux_pg.explain.catalog import Catalog, Relation
-from flux_pg.explain.names import TableRef
 from flux_pg.explain.policies import Applied
 from flux_pg.explain.preview import Preview
+from flux_pg.explain.sources import TableRef
 from flux_pg.explain.text import name_of, quoted
 
 MANY_ROWS = 10_000

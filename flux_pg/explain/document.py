@@ -12,7 +12,7 @@ from flux_pg.explain.plan import Node
 from flux_pg.explain.policies import Applied
 from flux_pg.explain.preview import Preview, compile_statement
 from flux_pg.explain.session import Session
-from flux_pg.explain.write import triggers_of
+from flux_pg.explain.triggers import triggers_of
 
 SCHEMA = "flux.explain/1"
 PLANNED = ("select", "with", "values", "table", "insert", "update", "delete", "merge")

@@ -23,9 +23,10 @@ from flux_pg.explain import rights
 from flux_pg.explain.catalog import Catalog, Relation
 from flux_pg.explain.functions import check_calls
 from flux_pg.explain.harmless import is_harmless
-from flux_pg.explain.names import Names, Source, TableRef
+from flux_pg.explain.names import Names
 from flux_pg.explain.policies import Applied, Rules, exemption, rules
 from flux_pg.explain.session import Session, put_in
+from flux_pg.explain.sources import Source, TableRef
 from flux_pg.explain.text import Text, name_of, quoted
 
 _PREFIX = "select "  # makes a statement of an expression

@@ -11,7 +11,7 @@ Laws:
 from __future__ import annotations
 
 from flux_pg.explain.catalog import Catalog, Grant, Relation
-from flux_pg.explain.names import TableRef
+from flux_pg.explain.sources import TableRef
 
 
 def has_grant(catalog: Catalog, role: str, grants: tuple[Grant, ...], privilege: str) -> bool:

@@ -14,15 +14,16 @@ from collections.abc import Sequence
 from sqlglot import exp
 from sqlglot.tokenizer_core import TokenType
 
-from flux_pg.explain import proposed, rights
-from flux_pg.explain.catalog import Relation, Trigger
+from flux_pg.explain import merge, proposed, rights
 from flux_pg.explain.functions import doubt
 from flux_pg.explain.harmless import is_harmless
-from flux_pg.explain.names import Names, TableRef
+from flux_pg.explain.names import Names
 from flux_pg.explain.policies import CHECK, Rules, rules
 from flux_pg.explain.preview import Compiler, Place
 from flux_pg.explain.session import put_in
+from flux_pg.explain.sources import TableRef
 from flux_pg.explain.text import Text, literal, name_of, quoted, word
+from flux_pg.explain.triggers import triggers_of, with_children
 
 
 def compile_writes(compiler: Compiler, text: Text, tree: exp.Expr, names: Names) -> None:
@@ -69,7 +70,7 @@ class Write:
             if touched:
                 self._hide(first, self._using("DELETE"))
         elif isinstance(self.statement, exp.Merge):
-            proposed.merge(self, self.statement, first, touched)
+            merge.merge(self, self.statement, first, touched)
 
     # What is judged
 
@@ -356,7 +357,7 @@ class Write:
                         self.compiler.refuse(f"permission denied for sequence {sequence.qualified}")
 
     def _check_triggers(self) -> None:
-        for relation in _with_children(self.compiler, self.relation):
+        for relation in with_children(self.compiler.catalog, self.relation):
             for trigger in triggers_of(relation, self.ref):
                 schema, _, name = trigger.function.partition(".")
                 if schema == "flux":
@@ -377,36 +378,6 @@ class Write:
         safe = found is not None and not found.is_edited and not view.security_invoker
         if not safe or any(trigger.timing == "INSTEAD OF" for trigger in view.triggers):
             self.compiler.unsupported(f"a write through the view {view.qualified}")
-
-
-def triggers_of(relation: Relation, ref: TableRef) -> list[Trigger]:
-    """The triggers that a write fires."""
-    events = set()
-    if ref.inserts is not None:
-        events.add("INSERT")
-    if ref.updates:
-        events.add("UPDATE")
-    if ref.deletes:
-        events.add("DELETE")
-    return [
-        trigger
-        for trigger in relation.triggers
-        if (events & set(trigger.events)) - {"UPDATE"}
-        or (
-            "UPDATE" in events & set(trigger.events)
-            and (not trigger.columns or set(trigger.columns) & ref.updates)
-        )
-    ]
-
-
-def _with_children(compiler: Compiler, relation: Relation) -> list[Relation]:
-    found = [relation]
-    for relation_name in relation.children:
-        schema, _, name = relation_name.partition(".")
-        child = compiler.catalog.relation(schema, name)
-        if child is not None:
-            found += _with_children(compiler, child)
-    return found
 
 
 def word_of(node: object) -> str:
