@@ -163,6 +163,7 @@ class ReplayServing(Serving):
         self._prefix = prefix
         self._allowed = allowed
         self._may_supply = run.failed
+        self._is_written = run.is_written
         self._random = random.Random(run.request_id)
         self._clocks = Clocks(run)
         self._order = order
@@ -174,8 +175,8 @@ class ReplayServing(Serving):
             self._unused.pop((place.span_path, place.task_path, place.calls), None)
             place.calls += 1
             return Passing()
-        if self._may_supply and kind in _SUPPLIED and self.upcoming(place) is None:
-            place.calls += 1
+        if self._may_supply and kind in _SUPPLIED and not self._is_held(place, kind, name):
+            place.calls += self.upcoming(place) is None
             self._trail.supplied.append(f"{self._prefix}{kind} {name}".strip())
             return Supplied(self._supply(kind, name, request))
         withheld = self._withheld(place, kind, name)
@@ -200,6 +201,13 @@ class ReplayServing(Serving):
         where = f"{self._prefix}environment {name}"
         self._trail.withheld.append(where)
         return Withheld(entry.value, where, self._mark, self.diverge)
+
+    def _is_held(self, place: BoundaryLog, kind: str, name: str) -> bool:
+        """Whether there is an answer to be compared with what is asked."""
+        entry = self.upcoming(place)
+        if entry is None or not self._is_written:
+            return entry is not None
+        return (entry.kind, entry.name) == (kind, name)
 
     def _supply(self, kind: str, name: str, request: Any) -> Any:
         if kind == "clock":

@@ -98,6 +98,9 @@ class RecordedRun(msgspec.Struct, kw_only=True, omit_defaults=True):
     boundaries: Any = None
     incomplete_reason: str | None = None
     replay_of: str | None = None
+    is_written: bool = False
+    """Whether a person writes its answers (a test): clock, chance and ids that a failed one is
+    asked for out of turn are supplied, too, and what was written keeps its turn."""
     spans: list[SpanRecord] = []
     calls: list[RecordedRun] = []
 

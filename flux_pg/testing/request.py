@@ -223,6 +223,7 @@ class Recorded:
             started_at_us=began_us,
             duration_us=_microseconds(self.ended_at) - began_us if self.ended_at else 0,
             outcome="error" if failed else "ok",
+            is_written=True,
             error=ErrorRecord(self.failed_with, "") if self.failed_with else None,
             attempt=self.attempt,
             job_id=self.job_id,
@@ -282,7 +283,7 @@ def _called(one: Recorded | Call, run: RecordedRun) -> list[RecordedRun]:
             request_id=str(uuid.uuid4()), trace_id=run.trace_id, kind="call",
             function=call.function, outcome=run.outcome, started_at_us=run.started_at_us,
             duration_us=run.duration_us, parent_span_id=f"call{number}",
-            boundaries=write_answers(call.outside), spans=_steps(call),
+            boundaries=write_answers(call.outside), spans=_steps(call), is_written=True,
         )  # fmt: skip
         inner.calls = _called(call, inner)
         found.append(inner)

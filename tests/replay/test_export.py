@@ -103,6 +103,7 @@ class Project:
     folder: Path
     database: Database
     requests: dict[str, str]
+    bank: str = ""
 
     def flux(self, *arguments: str) -> tuple[int, str, str]:
         """Exit status, output and what else was told of an export."""
@@ -163,6 +164,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, pg18: Server) -> Iterator[
     database = pg18.create_database()
     made = Project(folder, database, {})
     with service() as bank:
+        made.bank = f"http://{bank.host}/"
         (folder / "functions" / "shop.py").write_text(FUNCTIONS.replace("HOST", bank.host))
         trio.run(_record, made)
     yield made
@@ -242,7 +244,21 @@ def test_a_failure_fails_until_it_is_corrected(project: Project, exported: Expor
     assert code == 1, told
     assert "3 failed, 3 passed" in told
     assert re.search(r"KeyError: 'free' \(functions/shop.py:\d+ in charge\)", told)
-    with project.changed(('{"gold": 900}', '{"gold": 900, "free": 0}'), ("> 100", "> 10000")):
+    # The corrected code asks the bank, which nobody did then: the test says what that answers.
+    failed = exported["failed"]
+    line = f'), http("POST", "{project.bank}", json={{"number": 7}})],\n    failed_with'
+    answered = failed["source"].replace(")],\n    failed_with", line)
+    answered = answered.replace(" given\n", " given, http\n")
+    assert answered.count("http") == 3
+    Path(failed["file"]).write_text(
+        answered.replace("# assert run.response == {}", 'assert run.response["asked"] == 7')
+    )
+    corrected = (
+        ('PRICES[user["plan"]]', '(await ctx.http.post(BANK)).json()["number"]'),
+        ('return {"price": price,', 'return {"asked": price,'),
+        ("> 100", "> 10000"),
+    )
+    with project.changed(*corrected):
         code, told = project.pytest("failed", "aggregate")
     assert (code, "2 passed" in told) == (0, True), told
 
