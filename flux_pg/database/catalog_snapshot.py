@@ -143,6 +143,10 @@ select
         where k.conrelid = c.oid and k.contype = 'f'
     ), '[]') as foreign_keys,
     coalesce((
+        select json_agg(pg_get_constraintdef(k.oid) order by k.conname)
+        from pg_constraint as k where k.conrelid = c.oid and k.contype = 'c'
+    ), '[]') as checks,
+    coalesce((
         select json_agg(hn.nspname || '.' || h.relname order by h.relname)
         from pg_inherits as i
         join pg_class as h on h.oid = i.inhrelid

@@ -104,6 +104,7 @@ class Relation:
             `sequence`.
         rows: The planner's estimate; None if the table was never analyzed.
         definition: A view's query.
+        checks: Its CHECK constraints, as they would be written.
     """
 
     schema: str
@@ -123,6 +124,7 @@ class Relation:
     definition: str | None = None
     security_invoker: bool = False
     has_rules: bool = False
+    checks: tuple[str, ...] = ()
     children: tuple[str, ...] = ()
 
     @property

@@ -55,7 +55,7 @@ def check_calls(compiler: Compiler, text: Text, place: Place) -> None:
                 start = text.tokens[number - 2 if dotted else number].start
                 text.replace(start, text.tokens[number + 2].end + 1, value)
                 continue
-        if not any(_may_execute(compiler, function, place) for function in found):
+        if not any(_may_execute(compiler, function) for function in found):
             compiler.refuse(f"permission denied for function {name}")
         reason = next(
             (why for function in found if (why := doubt(compiler.catalog, function))), None
@@ -73,7 +73,7 @@ def _value(compiler: Compiler, function: Function, place: Place) -> str | None:
     is_value = function.language == "sql" and not function.arguments and not function.returns_set
     if not is_value or function.volatility == "volatile" or mark in place.within:
         return None
-    if doubt(compiler.catalog, function) is None or not _may_execute(compiler, function, place):
+    if doubt(compiler.catalog, function) is None or not _may_execute(compiler, function):
         return None
     body = function.body.strip().rstrip(";").rstrip()
     if body.lower().startswith("return "):
@@ -93,8 +93,11 @@ def _value(compiler: Compiler, function: Function, place: Place) -> str | None:
     return f"({one_line(text.edited())})::{function.returns}"
 
 
-def _may_execute(compiler: Compiler, function: Function, place: Place) -> bool:
-    return rights.has_grant(compiler.catalog, place.role, function.grants, "EXECUTE")
+def _may_execute(compiler: Compiler, function: Function) -> bool:
+    """Behind a view, too, the right to execute is asked of whoever runs the statement."""
+    return rights.has_grant(
+        compiler.catalog, compiler.session.role, function.grants, "EXECUTE"
+    )  # fmt: skip
 
 
 def doubt(

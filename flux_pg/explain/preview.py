@@ -245,6 +245,8 @@ class Compiler:
             return None
         if ref.locked:
             self.unsupported(f"FOR UPDATE or FOR SHARE on the view {ref.relation.qualified}")
+        if place.fenced:
+            return f"select * from ({text.edited()}) as {quoted(ref.relation.name)} offset 0"
         return text.edited()
 
     def view_text(self, view: Relation, place: Place) -> Text | None:

@@ -21,6 +21,7 @@ from flux_pg.explain.policies import CHECK, Rules, rules
 from flux_pg.explain.preview import Compiler, Place
 from flux_pg.explain.sources import TableRef
 from flux_pg.explain.text import Text, literal, quoted, word
+from flux_pg.explain.triggers import with_children
 
 if TYPE_CHECKING:
     from flux_pg.explain.write import Write
@@ -49,7 +50,8 @@ class Proposed:
     def is_possible(self, *events: str) -> bool:
         """Whether rows can be judged before they are written; notes why not."""
         relation = self._ref.relation
-        for trigger in relation.triggers:
+        tables = with_children(self._compiler.catalog, relation)
+        for trigger in [trigger for table in tables for trigger in table.triggers]:
             is_first = trigger.timing == "BEFORE" and trigger.level == "ROW"
             if is_first and set(events) & set(trigger.events):
                 self._compiler.unsupported(

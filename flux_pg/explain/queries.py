@@ -133,7 +133,12 @@ class Queries(ABC):
             self._join(join, scope, node)
         for lateral in node.args.get("laterals") or []:
             self._from(lateral, scope, node)
-        skipped = ("with_", "from_", "joins", "laterals", "locks", "order", "group", "distinct")
+        if node.args.get("into") is not None:
+            self._problem("SELECT … INTO, which makes a table")
+            self._seen |= {id(table) for table in node.args["into"].find_all(exp.Table)}
+        skipped = (
+            "with_", "from_", "joins", "laterals", "locks", "order", "group", "distinct", "into",
+        )  # fmt: skip
         for key, value in node.args.items():
             if key in skipped:
                 continue

@@ -15,7 +15,7 @@ from sqlglot import exp
 from sqlglot.tokenizer_core import TokenType
 
 from flux_pg.explain import merge, proposed, rights
-from flux_pg.explain.functions import doubt
+from flux_pg.explain.functions import check_calls, doubt
 from flux_pg.explain.harmless import is_harmless
 from flux_pg.explain.names import Names
 from flux_pg.explain.policies import CHECK, Rules, rules
@@ -52,6 +52,7 @@ class Write:
             self._check_view()
             return
         self._check_triggers()
+        self._check_constraints()
         if self.relation.has_rules:
             self.compiler.unsupported(f"a rule on {self.relation.qualified}")
         touched = self.compiler.is_touched(self.relation, self.place.role)
@@ -212,6 +213,7 @@ class Write:
         text = Text(known.default)
         for problem in put_in(text, self.compiler.session):
             self.compiler.unsupported(f"the default of {column}: {problem}")
+        check_calls(self.compiler, text, self.place)
         return text.edited()
 
     def personal_defaults(self) -> dict[str, str]:
@@ -370,6 +372,18 @@ class Write:
                     self.compiler.unsupported(
                         f"trigger {trigger.name} on {relation.qualified} calls"
                         f" {trigger.function}(), {reason}"
+                    )
+
+    def _check_constraints(self) -> None:
+        """A CHECK is evaluated as whoever writes."""
+        for relation in with_children(self.compiler.catalog, self.relation):
+            for check in relation.checks:
+                text = Text(check)
+                problems = put_in(text, self.compiler.session)
+                check_calls(self.compiler, text, self.place)
+                if problems or text.is_edited:
+                    self.compiler.unsupported(
+                        f"{check} on {relation.qualified}, which depends on the session"
                     )
 
     def _check_view(self) -> None:

@@ -205,6 +205,14 @@ def test_a_saved_catalog_works_without_a_database(
     assert bare("explain", "select 1", "--catalog", "other.json").code == 2
 
 
+def test_a_file_of_statements_is_explained(flux: Flux, docs: psycopg.Connection[Any]) -> None:
+    Path("report.sql").write_text("-- two\nselect id from docs;\nselect count(*) from docs;\n")
+    document = explain(flux, "report.sql", "--as", ROLE)
+    assert [s["sql"] for s in document["statements"]] == [
+        "select id from docs", "select count(*) from docs",
+    ]  # fmt: skip
+
+
 def test_bad_arguments_are_usage_errors(flux: Flux, docs: psycopg.Connection[Any]) -> None:
     assert flux("explain").code == 2
     assert flux("explain", "select 1", "--claims", "{").code == 2

@@ -27,6 +27,8 @@ create table only_restrictive (id int primary key);
 create table by_function (id int primary key, owner text);
 create table stamped (id int primary key, body text);
 create table renamed (id int primary key, team int);
+create table checked (id int primary key, owner text check (owner = current_user));
+create view barrier with (security_barrier, security_invoker) as select * from docs where id > 0;
 create table plain (id int primary key, secret text);
 create function stamp() returns trigger language plpgsql as
     $$ begin new.body := current_user; return new; end $$;
@@ -123,6 +125,14 @@ def test_an_alias_that_a_policy_uses_inside_is_not_captured(
     assert rows(connection, compiled(catalog, sql)) == [(1,)]
 
 
+def test_a_view_is_fenced_where_a_condition_can_fail(
+    connection: psycopg.Connection[Any], catalog: Catalog
+) -> None:
+    preview = compiled(catalog, "select id from barrier where 1 / id > 0")
+    assert str(preview.sql).count("offset 0") == 2
+    assert rows(connection, preview) == [(1,)]
+
+
 def test_without_a_permissive_policy_no_row_is_seen(
     connection: psycopg.Connection[Any], catalog: Catalog
 ) -> None:
@@ -171,6 +181,8 @@ def test_what_postgres_refuses_is_refused(
         ("select query_to_xml('select 1', true, true, '') from docs", "query_to_xml"),
         ("insert into stamped values (1, 'x')", "trigger stamp"),
         ("select * from pg_stat_activity", "depend on who looks"),
+        ("insert into checked values (1, 'x')", "depends on the session"),
+        ("select * into made from docs", "INTO"),
         ("select * from nowhere", "no relation nowhere"),
         ("update docs set body = 'x' where current of c", "not understood"),
     ],

@@ -40,8 +40,29 @@ class World:
         for number in range(chance.randint(1, 3)):
             self._view(chance, f"view{number}")
         member = chance.choice(self.roles[:3])
+        if chance.random() < 0.2:
+            self.ddl.append(f"alter role {member} noinherit")
         self.ddl.append(f"grant {self.roles[3]} to {member}")
+        for name in TABLES:
+            self._owner(chance, name)
         return self
+
+    def _owner(self, chance: random.Random, name: str) -> None:
+        """Sometimes a role owns a table, with row-level security forced or not; and triggers."""
+        if chance.random() < 0.15:
+            self.ddl.append(f"alter table {name} owner to {chance.choice(self.roles)}")
+            if chance.random() < 0.5:
+                self.ddl.append(f"alter table {name} force row level security")
+        if chance.random() < 0.15:
+            self.ddl.append(
+                f"create function tidy_{name}() returns trigger language plpgsql as"
+                " $$ begin new.val := coalesce(new.val, 0) + 1; return new; end $$"
+            )
+            events = chance.choice(["insert", "update", "insert or update"])
+            self.ddl.append(
+                f"create trigger tidy before {events} on {name}"
+                f" for each row execute function tidy_{name}()"
+            )
 
     def _rows(self, chance: random.Random, name: str) -> None:
         people = [*self.roles, "nobody"]
