@@ -34,7 +34,7 @@ from flux_pg.replay.draws import Draw, Sequences
 from flux_pg.replay.engine import Child, LiveRecord, Mode, ReplayResult, open_child
 from flux_pg.replay.footprint import Catalog, Queue, footprint_of
 from flux_pg.replay.incident_changes import Applier, CannotApply, Change, read_changes
-from flux_pg.replay.incident_order import earliest, in_commit_order, latest
+from flux_pg.replay.incident_order import earliest, in_commit_order
 from flux_pg.replay.incident_plan import Step, plan_chained, plan_isolated
 from flux_pg.replay.incident_selection import Candidate
 from flux_pg.replay.interleaved import find_cause
@@ -218,9 +218,16 @@ class Incident:
         if self.state is not None and not self.chained:
             await self.state.take_back(result)
         elif self.state is not None and _is_to_be_as_recorded(replayed, loaded.changes):
-            await self.state.take_back(result)
-            await self._redo(self._own(loaded.candidate), run.request_id)
+            await self._put_as_recorded(self.state, loaded, result)
         return replayed
+
+    async def _put_as_recorded(self, state: State, loaded: Loaded, result: ReplayResult) -> None:
+        """Recorded row changes in the place of the replayed ones, which stay if those do not fit."""
+        try:
+            await state.take_back(result, self._own(loaded.candidate))
+        except CannotApply as error:
+            who = loaded.run.request_id
+            self.skipped.append(f"a recorded change was not done again: {error} (by {who})")
 
     async def _run(self, loaded: Loaded, children: Children) -> tuple[Child, ReplayResult]:
         child = await children.get(loaded.candidate.hash_seed)
@@ -243,14 +250,14 @@ class Incident:
     def _own(self, candidate: Candidate) -> list[Change]:
         return [one for xid in candidate.xids for one in self._changes_of.get(xid, ())]
 
-    async def _redo(self, changes: Sequence[Change], request_id: str | None = None) -> None:
+    async def _redo(self, changes: Sequence[Change]) -> None:
         """Do again what was recorded of others; of a chain it may not fit any more."""
         if self.state is None or not changes:
             return
         try:
             await self.state.apply(changes)
         except CannotApply as error:
-            who = request_id or changes[0].request_id or changes[0].actor
+            who = changes[0].request_id or changes[0].actor
             if not self.chained:
                 raise FluxError(
                     f"the state before a request cannot be told: {error} (written by {who})",
@@ -311,15 +318,17 @@ class State:
         async with self._lock:
             await trio.to_thread.run_sync(self._applier.apply, changes)
 
-    async def take_back(self, result: ReplayResult) -> None:
-        """Undo what a replay committed."""
-        if not result.mutations:
-            return
-        ids = [str(record[0]) for record in result.records]
+    async def take_back(self, result: ReplayResult, instead: Sequence[Change] = ()) -> None:
+        """Undo what a replay committed, and do other changes in its place.
+
+        Raises:
+            CannotApply: They do not fit; nothing was done.
+        """
+        ids = [str(record[0]) for record in result.records] if result.mutations else []
 
         def undo() -> None:
-            done = read_changes(self._reader, None, None, None, ids)
-            self._applier.apply(change.inverse() for change in reversed(done))
+            done = read_changes(self._reader, None, None, ids) if ids else []
+            self._applier.apply([*(change.inverse() for change in reversed(done)), *instead])
 
         async with self._lock:
             await trio.to_thread.run_sync(undo)
@@ -392,9 +401,7 @@ def _read(
     conn: psycopg.Connection[Any], snapshot: str, candidates: Sequence[Candidate]
 ) -> list[Change]:
     """Every row change from before the first request to the end of the last."""
-    last = latest(candidates)
     end = max(one.ended_us for one in candidates)
     until = datetime.fromtimestamp(math.ceil(end / 1e6), UTC) + _SKEW
     ids = [one.request_id for one in candidates]
-    to = last.snapshot if last is not None else snapshot
-    return read_changes(conn, snapshot, to, until, ids)
+    return read_changes(conn, snapshot, until, ids)

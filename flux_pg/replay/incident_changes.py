@@ -10,6 +10,7 @@ Laws:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import psycopg
@@ -20,7 +21,7 @@ from flux_pg.replay.scratch_maker import pin
 _CHANGES = """
 select seq, (extract(epoch from at) * 1000000)::bigint, xid::text::bigint, request_id::text, actor,
     schema_name, table_name, op::text, key, key_columns, columns, old, new
-from flux.changes_between(%s::pg_snapshot, %s::pg_snapshot, %s, %s::uuid[])
+from flux.changes_between(%s::pg_snapshot, pg_current_snapshot(), %s, %s::uuid[])
 """
 _COLUMNS = """
 select a.attname, format_type(a.atttypid, a.atttypmod), a.attgenerated = ''
@@ -81,13 +82,19 @@ class CannotApply(Exception):
 def read_changes(
     conn: psycopg.Connection[Any],
     begin: str | None,
-    end: str | None,
-    until: Any,
+    until: datetime | None,
     request_ids: Sequence[str] = (),
 ) -> list[Change]:
-    """Recorded changes in their order; see flux.changes_between. Blocks."""
+    """Recorded changes in their order, blocking.
+
+    Args:
+        conn: Where they are recorded.
+        begin: A snapshot that does not see them; None for those of the requests only.
+        until: When the last was made.
+        request_ids: Requests whose changes are wanted in any case.
+    """
     with conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
-        rows = cursor.execute(_CHANGES, (begin, end, until, list(request_ids))).fetchall()
+        rows = cursor.execute(_CHANGES, (begin, until, list(request_ids))).fetchall()
     return sorted((Change(*row) for row in rows), key=lambda change: change.seq)
 
 

@@ -42,12 +42,6 @@ def earliest(candidates: Sequence[Candidate]) -> Candidate | None:
     return min(with_snapshot, key=lambda one: age_of(one.snapshot or ""), default=None)
 
 
-def latest(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The request whose snapshot is the newest; None if none has any."""
-    with_snapshot = [one for one in candidates if one.snapshot is not None]
-    return max(with_snapshot, key=lambda one: age_of(one.snapshot or ""), default=None)
-
-
 def age_of(text: str) -> tuple[int, int, int]:
     """What snapshots are sorted by: the ends only grow, and those between only end."""
     snapshot = read_snapshot(text)

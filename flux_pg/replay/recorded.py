@@ -20,6 +20,7 @@ from uuid_utils.compat import uuid7
 
 from flux_pg import errors
 from flux_pg.database.pipeline import FixedStatement, Result
+from flux_pg.database.pool import Pool
 from flux_pg.queue.statements import PUSH
 from flux_pg.records import ErrorRecord, ExecutionOutcome, FunctionSpec, SpanRecord
 from flux_pg.replay.record import Record, as_json, describe
@@ -43,6 +44,7 @@ _FIELDS = {
     "constraint": DiagnosticField.CONSTRAINT_NAME,
 }
 _IN_FAILED = "25P02"
+_LOST_RACES = ("40001", "40P01")
 
 
 def record_of(run: Run) -> Record:
@@ -261,7 +263,19 @@ class RecordedDatabase(RunDatabase):
 
 
 class ReplayDatabase(RunDatabase):
-    """A real database; see the module."""
+    """A real database; see the module.
+
+    A race that was lost then (a serialization failure, a deadlock) is lost again, at the same
+    statement or COMMIT: nobody runs beside a replay as somebody did then, and what the function
+    does about it (it is run again, as a rule) is part of what it did.
+    """
+
+    def __init__(
+        self, pool: Pool, recorder: Recorder | None, run: Run, spec: FunctionSpec, deadline: float
+    ) -> None:
+        super().__init__(pool, recorder, run, spec, deadline)
+        self._ends = record_of(run).attempt_errors()
+        self._attempt = 0
 
     async def query(
         self,
@@ -278,17 +292,42 @@ class ReplayDatabase(RunDatabase):
         withheld = contains_withheld(params)
         if withheld is not None:
             str(withheld)  # it is needed itself: that is the divergence
-        _, recorded = record.asked.take(span)
+        key, recorded = record.asked.take(span)
         await record.order.turn(recorded)
         if record.trail.drawing is not None:
             await record.trail.drawing.before(sql)
         try:
+            if recorded is not None and _is_lost_race(recorded, span):
+                raise make_error(record, key, recorded)
             return await super().query(run, sql, params, span, native)
         finally:
             record.order.end(recorded)
 
+    async def succeed(self, run: Run, ending: Ending) -> None:
+        """As `RunDatabase.succeed`.
+
+        Raises:
+            CommitFailed: Also where COMMIT lost a race then.
+        """
+        failure = self._ends[self._attempt] if self._attempt < len(self._ends) else None
+        if failure is not None and failure.sqlstate in _LOST_RACES:
+            raise CommitFailed(make_database_error(failure), settled=True, in_doubt=False)
+        await super().succeed(run, ending)
+
+    async def roll_back(self) -> None:
+        """As `RunDatabase.roll_back`."""
+        self._attempt += 1
+        await super().roll_back()
+
     def note_push(self, delay_s: float) -> None:
         """Nobody waits for a job of a replay."""
+
+
+def _is_lost_race(recorded: SpanRecord, now: SpanRecord) -> bool:
+    if recorded.error is None or recorded.error.sqlstate not in _LOST_RACES:
+        return False
+    # Its parameters may be made of what the others changed.
+    return bool(recorded.input["sql"] == now.input["sql"])
 
 
 def _failed_commit() -> BaseException | None:

@@ -216,6 +216,36 @@ async def test_what_committed_while_a_request_ran_is_named(lab: Lab, pg18: Serve
         assert (found["add"].verdict, found["total"].verdict) == ("same", "same")
 
 
+RETRIED = """
+@define_function(isolation="repeatable read")
+async def retried(ctx: Context, id: int) -> dict:
+    now = ctx.now()
+    row = await ctx.db.fetch_one("select n from counters where id = %s", [id])
+    await ctx.db.query("select pg_advisory_xact_lock(7)")
+    await ctx.db.execute("update counters set n = %s where id = %s", [row["n"] + 1, id])
+    return {"n": row["n"] + 1, "now": str(now), "r": ctx.random()}
+"""
+
+
+async def test_a_race_that_was_lost_is_lost_again(lab: Lab, pg18: Server) -> None:
+    async with lab.recording(RETRIED) as harness:
+        with psycopg.connect(lab.database.admin, autocommit=True) as conn:
+            conn.execute("select pg_advisory_lock(7)")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(harness.call, "retried", id=1))
+                waits = "select 1 from pg_locks where locktype = 'advisory' and not granted"
+                with trio.fail_after(60):
+                    while not harness.rows(waits):
+                        await trio.sleep(0.01)
+                conn.execute("update counters set n = 5 where id = 1")
+                conn.execute("select pg_advisory_unlock(7)")
+    (one,) = (await play(lab, pg18)).replays
+    # What the first attempt read was gone when the second one came: the others had committed.
+    assert (one.verdict, one.result.response) == ("interleaved", one.run.response)
+    assert one.cause is not None
+    assert (one.cause["actor"], one.cause["key"]) == ("flux_admin", ["1"])
+
+
 JOBS = """
 @define_function
 async def signup(ctx: Context, email: str) -> dict:
