@@ -222,7 +222,7 @@ class Incident:
         return replayed
 
     async def _put_as_recorded(self, state: State, loaded: Loaded, result: ReplayResult) -> None:
-        """Recorded row changes in the place of the replayed ones, which stay if those do not fit."""
+        """Recorded row changes in place of the replayed ones, which stay if these do not fit."""
         try:
             await state.take_back(result, self._own(loaded.candidate))
         except CannotApply as error:
