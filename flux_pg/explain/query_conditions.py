@@ -9,9 +9,9 @@ from sqlglot import exp
 
 from ..errors import UsageError
 from .query_catalog import Column, UnknownName
-from .query_parts import Parameters, Source, call, is_null
+from .query_parts import Parameters, Source, call, cast_to, is_null
 from .query_shape import Compare, Null
-from .query_types import check_compared, is_scalar
+from .query_types import cast_of, check_compared, is_scalar
 from .query_words import Joined
 
 _OPERATORS: dict[str, type[exp.Binary]] = {
@@ -69,10 +69,13 @@ def _compare(
     left = source.column(shape.column)
     if shape.op in ("in", "any"):
         check_compared(source.name, column, shape.kind, "in")
-        found = exp.EQ(this=left, expression=call("ANY", parameters.value(shape.slot)))
+        kind = cast_of(column)
+        several = parameters.value(shape.slot, cast=f"{kind}[]" if kind else None)
+        found = exp.EQ(this=left, expression=call("ANY", several))
         return exp.or_(found, is_null(left.copy()), copy=False) if shape.or_null else found
     check_compared(source.name, column, shape.kind, shape.op)
-    value = parameters.value(shape.slot, is_json=column is not None and column.is_json)
+    is_json = column is not None and column.is_json
+    value = parameters.value(shape.slot, is_json=is_json, cast=cast_of(column))
     return _OPERATORS[shape.op](this=left, expression=value)
 
 
@@ -111,8 +114,9 @@ def _contains(
         found = call("STRPOS", left, parameters.value(shape.slot))
         return exp.GT(this=found, expression=exp.Literal.number(0))
     if column.category == "A" and not issubclass(shape.kind, _SEVERAL):
-        value = parameters.value(shape.slot, cast=column.element)
-        return exp.EQ(this=value, expression=call("ANY", left))
+        # Not `= ANY`: an index on an array serves `@>` only.
+        one = exp.Array(expressions=[parameters.value(shape.slot)])
+        return exp.ArrayContainsAll(this=left, expression=cast_to(column.type, one))
     # Of a range's element or of an array Postgres wants the very type, not one like it.
     cast = column.type if column.category == "A" else None
     if column.category == "R" and is_scalar(shape.kind):

@@ -10,6 +10,7 @@ from ..errors import UsageError
 from .query_catalog import Table, UnknownName
 from .query_parts import Parameters, Source, is_null
 from .query_shape import Find
+from .query_types import cast_of
 from .query_words import Sort
 
 
@@ -85,7 +86,9 @@ def behind(
     one_way = len({sort.descending for sort in order}) == 1
     if one_way and not any(nullable) and not any(shape.after):
         left = exp.Tuple(expressions=[source.column(sort.column) for sort in order])
-        right = exp.Tuple(expressions=[parameters.value(slot) for slot in slots])
+        casts = [cast_of(source.known(sort.column)) for sort in order]
+        values = [parameters.value(s, cast=kind) for s, kind in zip(slots, casts, strict=True)]
+        right = exp.Tuple(expressions=values)
         return (exp.LT if order[0].descending else exp.GT)(this=left, expression=right)
     return _behind(list(zip(order, slots, nullable, strict=True)), source, parameters)
 
@@ -95,10 +98,11 @@ def _behind(
 ) -> exp.Expr:
     (sort, slot, nullable), *others = places
     column = source.column(sort.column)
+    cast = cast_of(source.known(sort.column))
     ways: list[exp.Expr] = []
     if slot >= 0:
         further = exp.LT if sort.descending else exp.GT
-        ways.append(further(this=column, expression=parameters.value(slot)))
+        ways.append(further(this=column, expression=parameters.value(slot, cast=cast)))
         if nullable and not _nulls_first(sort):
             ways.append(is_null(column.copy()))
     elif _nulls_first(sort):
@@ -106,7 +110,7 @@ def _behind(
     if others:
         same: exp.Expr = is_null(column.copy())
         if slot >= 0:
-            same = exp.EQ(this=column.copy(), expression=parameters.value(slot))
+            same = exp.EQ(this=column.copy(), expression=parameters.value(slot, cast=cast))
         ways.append(exp.and_(same, _behind(others, source, parameters), copy=False))
     return exp.or_(*ways, copy=False) if ways else exp.false()
 

@@ -34,10 +34,7 @@ class Parameters:
         if is_json:
             self.json.append((len(self.slots), self._literal or texts))
         self.slots.append(slot)
-        if cast is None:
-            return exp.Placeholder()
-        kind = exp.DataType.build(cast, dialect="postgres", udt=True)
-        return exp.Cast(this=exp.Placeholder(), to=kind)
+        return exp.Placeholder() if cast is None else cast_to(cast, exp.Placeholder())
 
     def rows(self, columns: list[Column | None], count: int) -> None:
         """Note the values of rows, whose placeholders are written all at once."""
@@ -125,6 +122,16 @@ def is_null(column: exp.Expr) -> exp.Expr:
 def call(name: str, *arguments: exp.Expr) -> exp.Expr:
     """A function's call."""
     return exp.Anonymous(this=name, expressions=list(arguments))
+
+
+def cast_to(kind: str, value: exp.Expr) -> exp.Expr:
+    """A value cast to a type of the catalog."""
+    # A percent sign must not be taken for a placeholder here either.
+    name = kind.removesuffix("[]").replace("%", "%%")
+    to = exp.DataType.build(name, dialect="postgres", udt=True)
+    if kind.endswith("[]"):
+        to = exp.DataType(this=exp.DType.ARRAY, expressions=[to], nested=True)
+    return exp.Cast(this=value, to=to)
 
 
 def as_text(value: exp.Expr) -> exp.Expr:

@@ -22,7 +22,7 @@ from .query_conditions import conditions_of
 from .query_pages import behind, place_names, set_order, total_order, with_key
 from .query_parts import Parameters, Source, as_text, call, identifier, name_of
 from .query_shape import Asked, Count, Find, Insert, Related, Shape, Update
-from .query_types import check_written, is_exact_in_json
+from .query_types import check_written, is_exact_in_json, is_written_alike
 from .query_words import Sort
 
 Answer = Literal["rows", "one", "count", "number", "page"]
@@ -247,7 +247,7 @@ class _Compiler:
         shown: list[exp.Expr] = []
         for column in columns:
             value: exp.Expr = source.column(column.name)
-            if not is_exact_in_json(column):
+            if not (is_exact_in_json(column) or is_written_alike(column)):
                 value = exp.Alias(this=as_text(value), alias=identifier(column.name))
             shown.append(value)
         items, nested = self._all_related(related.related, names, source)

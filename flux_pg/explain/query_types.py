@@ -46,6 +46,16 @@ def is_exact_in_json(column: Column) -> bool:
     return column.oid in _EXACT_IN_JSON
 
 
+def is_written_alike(column: Column) -> bool:
+    """Whether JSON has the values as Postgres writes them, where a cast to text has not."""
+    return column.category == "I"
+
+
+def cast_of(column: Column | None) -> str | None:
+    """What a value must be cast to, because Postgres does not find out by itself."""
+    return column.type if column is not None and column.category == "C" else None
+
+
 def is_scalar(kind: type) -> bool:
     """Whether a value is a number, a date or a time."""
     return _family(kind) in ("N", "D")

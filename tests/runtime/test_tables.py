@@ -434,6 +434,53 @@ async def test_the_snapshot_of_explain_gives_the_same_statements(
         assert mine.sql == other.sql
 
 
+ODD_TYPES: list[tuple[str, str, Any, Any]] = [
+    ("mood", "'ok'", "ok", q.gt("bad")),
+    ("mood[]", "'{ok,bad}'", q.eq(["ok", "bad"]), q.contains("bad")),
+    ('"Odd % Type"[]', "'{x}'", q.eq(["x"]), q.contains(["x"])),
+    ("small", "5", 5, q.lt(6)),
+    ("timestamptz[]", "'{2026-01-01 00:00Z}'", None, q.contains("2026-01-01 00:00Z")),
+    ("varchar(5)[]", "'{ab}'", q.eq(["ab"]), q.contains("ab")),
+    ("bigint[]", "'{1,2}'", q.eq([1, 2]), q.contains(2)),
+    ("numeric(6,2)[]", "'{1.25}'", q.eq([decimal.Decimal("1.25")]), q.contains(1.25)),
+    ("bit varying", "'101'", "101", q.ne("1")),
+    ("inet", "'10.0.0.1'", "10.0.0.1", q.in_(["10.0.0.1", "::1"])),
+    ("interval", "'1 day'", datetime.timedelta(days=1), q.gt(datetime.timedelta(0))),
+    ("tstzrange", "'[2026-01-01 00:00Z,)'", None,
+     q.contains(datetime.datetime(2026, 2, 1, tzinfo=datetime.UTC))),
+    ("int8multirange", "'{[1,3),[5,9)}'", "{[1,3),[5,9)}", q.ne("{}")),
+    ("money", "'5'", "5", q.gt("1")),
+    ("pair", "'(1,b)'", "(1,b)", q.all_of(q.ne("(2,b)"), q.in_(["(1,b)"]))),
+    ("char(3)", "'a'", "a", q.lt("b")),
+    ("cidr", "'10.0.0.0/8'", "10.0.0.0/8", q.ne("10.0.0.0/9")),
+    ("float8", "'Infinity'", float("inf"), q.gt(1e300)),
+    ("time", "'10:00'", datetime.time(10), q.gte("09:00")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "literal", "same", "test"), ODD_TYPES)
+async def test_other_types_are_compared_paged_and_nested(
+    desk: Desk, kind: str, literal: str, same: Any, test: Any
+) -> None:
+    desk.conn.execute(
+        f"""create type mood as enum ('bad', 'ok'); create type "Odd % Type" as enum ('x', 'y');
+        create domain small as int check (value < 10); create type pair as (a int, b text);
+        create table odd (id int primary key, v {kind}, up int references odd);
+        insert into odd values (1, {literal}, null), (2, {literal}, 1), (3, null, 2)""".encode()
+    )
+    odd = desk.table("odd")
+    (one, _) = whole = await odd.find({"v": q.is_null(False)}, order="id")
+    assert ids(await odd.find({"v": test}, order="id")) == [1, 2]
+    if same is not None:
+        assert ids(await odd.find({"v": same}, order="id")) == [1, 2]
+    row = await odd.find_one({"id": 2}, related={"above": {"relation": "up", "columns": "v"}})
+    assert row["above"] == {"v": one["v"]}
+    first = await odd.page(order="v", limit=1)
+    rest = await odd.page(order="v", limit=5, after=first.next)
+    assert first.rows + rest.rows == [*whole, await odd.find_one({"id": 3})]
+    assert await odd.update({"id": 3}, {"v": one["v"]}, returning="v") == [{"v": one["v"]}]
+
+
 FUNCTIONS = """
 from flux_pg import q
 
@@ -479,3 +526,38 @@ async def test_functions_ask_and_are_recorded(tmp_path: Path, database18: Databa
         reply = await project.call("misspell")
         assert b"regions has no column 'nam'" in reply.body
         assert [row["op"] for row in project.mutations()] == ["INSERT"]
+
+
+SECRETS = """
+create table teams (id int primary key, name text);
+create table users (
+    id int primary key, team_id int references teams, password text, data jsonb
+);
+insert into teams values (1, 'blue');
+insert into users values (1, 1, 'hunter2', '{"api_key": "k-123456"}'), (2, 1, 'hunter3', null);
+"""
+ASKING = """
+from flux_pg import q
+
+@define_function
+async def show(ctx: Context):
+    teams = await ctx.db.table("teams").find(related={"users": {"columns": ["password", "data"]}})
+    first = await ctx.db.table("users").page(order="password", limit=1, columns=["id"])
+    found = await ctx.db.table("users").find(
+        q.any_of({"password": ["hunter2", "hunter9"]}, {"password": q.like("hunter8%")}),
+        columns="id",
+    )
+    again = await ctx.db.table("users").page(order="password", columns="id", after=first.next)
+    return len(teams[0]["users"]), found, again.rows, teams[0]["users"][0]["password"] == "hunter2"
+"""
+
+
+async def test_secrets_in_related_rows_and_cursors_are_not_recorded(
+    tmp_path: Path, database18: Database
+) -> None:
+    async with open_project(tmp_path, database18, ASKING, schema=SECRETS) as project:
+        reply = await project.call("show")
+        assert reply.body == b'[2,[{"id":1}],[{"id":2}],true]'
+        recorded = str(project.spans()) + str(project.execution())
+        assert "hunter" not in recorded and "k-123456" not in recorded
+        assert "blue" in recorded
