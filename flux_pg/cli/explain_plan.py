@@ -10,15 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import pairwise
 
 import psycopg
 from psycopg import sql as composed
+from psycopg.pq import ExecStatus
+from sqlglot.errors import SqlglotError
 
 from flux_pg.cli.session import Database
 from flux_pg.explain.document import Statement
 from flux_pg.explain.session import Session
+from flux_pg.explain.text import Text
 
+_PREPARED = "flux_explained"
 _LIMIT_S, _RUN_LIMIT_S, _LOCK_LIMIT_S = 10, 60, 5
 
 
@@ -38,26 +42,48 @@ class Planner:
 
     def plan(self, statement: Statement) -> None:
         """Put the plan, or why there is none, into a statement."""
-        prefix = self._prefix(statement.sql)
+        options = ["format json", "verbose", "analyze" if self._analyze else "costs"]
+        explain = f"explain ({', '.join(options)}) "
+        count = _parameters(statement.sql)
+        if count and self._analyze:
+            statement.plan_note = "not run: --analyze needs values in place of parameters"
+            return
+        prefix = f"prepare {_PREPARED} as " if count else explain
         try:
-            statement.plan = self._explain(prefix + statement.sql)
+            with as_role(self._database, self._session, writable=self._analyze):
+                answer = self._one(prefix + statement.sql)
+                if count:
+                    answer = self._generic(explain, count)
+            statement.plan = json.loads(answer)[0]["Plan"]
         except psycopg.Error as error:
             _put_failure(statement, error, len(prefix))
+        if count:
+            # Prepared statements outlive the transaction.
+            self._database.execute("deallocate all")
 
-    def _prefix(self, sql: str) -> str:
-        options = ["format json", "verbose", "analyze" if self._analyze else "costs"]
-        # Since Postgres 16 a statement with parameters can be planned without their values.
-        if self._database.info.server_version >= 160000 and "$" in sql and not self._analyze:
-            options.append("generic_plan")
-        return f"explain ({', '.join(options)}) "
+    def _one(self, sql: str) -> bytes:
+        """Send one statement: the extended protocol takes no more, whatever the text says."""
+        result = self._database.pgconn.exec_params(sql.encode(), [])
+        if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+            raise psycopg.errors.error_from_result(result)
+        return (result.get_value(0, 0) or b"") if result.ntuples else b""
 
-    def _explain(self, sql: str) -> Any:
-        with as_role(self._database, self._session, writable=self._analyze):
-            # The extended protocol takes one statement and no more, whatever the text says.
-            result = self._database.pgconn.exec_params(sql.encode(), [])
-            if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
-                raise psycopg.errors.error_from_result(result)
-            return json.loads(result.get_value(0, 0) or b"null")[0]["Plan"]
+    def _generic(self, explain: str, count: int) -> bytes:
+        """The plan of the statement that was prepared, without values for its parameters."""
+        self._database.execute("set local plan_cache_mode = force_generic_plan")
+        values = ", ".join(["null"] * count)
+        return self._one(f"{explain}execute {_PREPARED} ({values})")
+
+
+def _parameters(sql: str) -> int:
+    """How many parameters a statement has: the highest of `$1`, `$2`, …"""
+    text = Text(sql)
+    try:
+        tokens = text.tokens
+    except SqlglotError:
+        return 0
+    pairs = pairwise(tokens)
+    return max((int(b.text) for a, b in pairs if a.text == "$" and b.text.isdigit()), default=0)
 
 
 def _put_failure(statement: Statement, error: psycopg.Error, prefix: int) -> None:

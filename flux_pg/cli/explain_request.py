@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from sqlglot.errors import SqlglotError
 
 from flux_pg.analysis.placeholders import numbered
 from flux_pg.cli.session import Database
 from flux_pg.database.sql_split import split
 from flux_pg.errors import NotFoundError
-from flux_pg.explain.advice import Warning_
+from flux_pg.explain.advice import Advice
 from flux_pg.explain.document import Statement
 from flux_pg.explain.text import Text, literal
 
 MANY = 5
-_PARAMETER = re.compile(r"\$(\d+)\Z")
 
 
 def recorded_statements(database: Database, request: str) -> list[tuple[str, tuple[str, ...]]]:
@@ -50,7 +51,10 @@ def with_values(sql: str, params: Sequence[Any] | Mapping[str, Any] | None) -> s
         return sql
     text, keys = numbered(sql)
     edited = Text(text)
-    tokens = edited.tokens
+    try:
+        tokens = edited.tokens
+    except SqlglotError:
+        return sql  # it failed then, and Postgres will say why
     for number, token in enumerate(tokens[:-1]):
         following = tokens[number + 1]
         if token.text != "$" or not following.text.isdigit() or following.start != token.end + 1:
@@ -73,8 +77,6 @@ def _literal(value: Any) -> str:
     if isinstance(value, (int, float)):
         return str(value) if value >= 0 else f"({value})"
     if isinstance(value, (list, dict)):
-        import json
-
         return literal(json.dumps(value, ensure_ascii=False))
     return literal(str(value))
 
@@ -85,7 +87,7 @@ def repeated(statements: Sequence[Statement]) -> None:
     for form, count in Counter(shapes).items():
         if count >= MANY:
             statements[shapes.index(form)].warnings.append(
-                Warning_(
+                Advice(
                     "n-plus-one",
                     f"the request runs {count} queries like this one",
                     "Ask for all rows at once: a join, or `= any (…)` with all the keys.",
@@ -96,7 +98,11 @@ def repeated(statements: Sequence[Statement]) -> None:
 def shape(sql: str) -> str:
     """A statement without its constants."""
     words = []
-    for token in Text(sql).tokens:
+    try:
+        tokens = Text(sql).tokens
+    except SqlglotError:
+        return sql
+    for token in tokens:
         kind = token.token_type.name
         words.append("?" if kind in ("STRING", "NUMBER") else token.text.lower())
     return " ".join(words)

@@ -20,7 +20,7 @@ MANY_ROWS = 10_000
 
 
 @dataclass(frozen=True)
-class Warning_:
+class Advice:
     """Something to look at; `remedy` may be a statement to run."""
 
     code: str
@@ -28,7 +28,7 @@ class Warning_:
     remedy: str
 
 
-def warn(catalog: Catalog, preview: Preview, plan: plans.Node | None) -> list[Warning_]:
+def warn(catalog: Catalog, preview: Preview, plan: plans.Node | None) -> list[Advice]:
     """Every warning about one statement, the most serious first."""
     found = [
         *_without_where(preview),
@@ -40,7 +40,7 @@ def warn(catalog: Catalog, preview: Preview, plan: plans.Node | None) -> list[Wa
     return list(dict.fromkeys(found))
 
 
-def _without_where(preview: Preview) -> Iterator[Warning_]:
+def _without_where(preview: Preview) -> Iterator[Advice]:
     tree = preview.tree
     if tree is None:
         return
@@ -49,19 +49,19 @@ def _without_where(preview: Preview) -> Iterator[Warning_]:
             if node.find_ancestor(exp.Merge) is not None:
                 continue
             word = "UPDATE" if isinstance(node, exp.Update) else "DELETE"
-            yield Warning_(
+            yield Advice(
                 "no-where",
                 f"{word} without WHERE: every row of {node.this.name} that the role may touch",
                 "Add a WHERE, or TRUNCATE if all rows are meant to go.",
             )
 
 
-def _default_deny(preview: Preview) -> Iterator[Warning_]:
+def _default_deny(preview: Preview) -> Iterator[Advice]:
     for applied in preview.applied:
         if applied.policy is None:
             name = applied.relation.qualified
             refuses = applied.clause == "WITH CHECK"
-            yield Warning_(
+            yield Advice(
                 "no-policy",
                 f"{applied.because}: "
                 + ("every new row is refused" if refuses else "no row is visible"),
@@ -70,7 +70,7 @@ def _default_deny(preview: Preview) -> Iterator[Warning_]:
             )
 
 
-def _foreign_keys(catalog: Catalog, preview: Preview) -> Iterator[Warning_]:
+def _foreign_keys(catalog: Catalog, preview: Preview) -> Iterator[Advice]:
     """Deleting a row looks for rows that refer to it, one table at a time."""
     refs = preview.names.refs if preview.names is not None else []
     for ref in refs:
@@ -82,7 +82,7 @@ def _foreign_keys(catalog: Catalog, preview: Preview) -> Iterator[Warning_]:
                     continue
                 if (child.rows or 0) < MANY_ROWS or _has_index(child, list(key.columns)):
                     continue
-                yield Warning_(
+                yield Advice(
                     "foreign-key-without-index",
                     f"each row deleted from {ref.relation.qualified} is looked for in all"
                     f" {child.rows:,} rows of {child.qualified} ({', '.join(key.columns)})",
@@ -90,21 +90,21 @@ def _foreign_keys(catalog: Catalog, preview: Preview) -> Iterator[Warning_]:
                 )
 
 
-def _policy_indexes(preview: Preview) -> Iterator[Warning_]:
+def _policy_indexes(preview: Preview) -> Iterator[Advice]:
     for applied in preview.applied:
         relation, policy = applied.relation, applied.policy
         if policy is None or applied.clause != "USING" or (relation.rows or 0) < MANY_ROWS:
             continue
         for column, is_bare in _compared(applied):
             if is_bare and not _has_index(relation, [column]):
-                yield Warning_(
+                yield Advice(
                     "policy-without-index",
                     f"policy {policy.name} compares {relation.qualified}.{column}, which no index"
                     " starts with",
                     create_index(relation, [column]),
                 )
             elif not is_bare and _has_index(relation, [column]):
-                yield Warning_(
+                yield Advice(
                     "policy-defeats-index",
                     f"policy {policy.name} compares an expression of {relation.qualified}.{column},"
                     " so the index on it cannot be used",
@@ -131,7 +131,7 @@ def _compared(applied: Applied) -> Iterator[tuple[str, bool]]:
                 yield name, side.unnest() is columns[0]
 
 
-def _scans(catalog: Catalog, plan: plans.Node) -> Iterator[Warning_]:
+def _scans(catalog: Catalog, plan: plans.Node) -> Iterator[Advice]:
     for node in plans.walk(plan):
         if node.get("Node Type") != "Seq Scan" or "Relation Name" not in node:
             continue
@@ -142,7 +142,7 @@ def _scans(catalog: Catalog, plan: plans.Node) -> Iterator[Warning_]:
         remedy = "Add a condition that an index can serve."
         if columns and not _has_index(relation, columns):
             remedy = create_index(relation, columns)
-        yield Warning_(
+        yield Advice(
             "sequential-scan",
             f"all {relation.rows:,} rows of {relation.qualified} are read"
             + (f" to find some {node.get('Plan Rows', 0):,}" if "Filter" in node else ""),

@@ -11,7 +11,9 @@ from flux_pg.explain.catalog import Catalog, Relation
 from flux_pg.explain.plan import Node
 from flux_pg.explain.policies import Applied
 from flux_pg.explain.preview import Preview, compile_statement
+from flux_pg.explain.rights import has_grant
 from flux_pg.explain.session import Session
+from flux_pg.explain.text import Text, word
 from flux_pg.explain.triggers import triggers_of
 
 SCHEMA = "flux.explain/1"
@@ -43,7 +45,7 @@ class Statement:
     error: dict[str, Any] | None = None
     plan: Node | None = None
     plan_note: str = ""
-    warnings: list[advice.Warning_] = field(default_factory=list)
+    warnings: list[advice.Advice] = field(default_factory=list)
     truncates: Sequence[Relation] = ()
 
 
@@ -70,45 +72,39 @@ def examine(catalog: Catalog, session: Session, sql: str, words: Sequence[str]) 
 
 
 def _truncate(catalog: Catalog, session: Session, found: Statement) -> None:
-    from flux_pg.explain.rights import has_grant
-    from flux_pg.explain.text import Text, word
-
-    names: list[list[str]] = []
-    parts: list[str] = []
-    for token in Text(found.sql).tokens[1:]:
-        text = word(token)
-        if text in ("table", "only", "*"):
-            continue
-        if text in (",", "restart", "continue", "cascade", "restrict"):
-            names.append(parts)
-            parts = []
-            if text != ",":
-                break
-        elif text != ".":
-            parts.append(text)
-    names.append(parts)
     relations = []
-    for parts in names:
-        if parts:
-            schema, name = ["", *parts][-2:]
-            relation = catalog.find(schema, name, session.role)
-            if relation is None:
-                found.preview.unsupported.append(f"there is no relation {name} in the catalog")
-            else:
-                relations.append(relation)
-                if not has_grant(catalog, session.role, relation.grants, "TRUNCATE"):
-                    found.preview.refused.append(
-                        f"permission denied for table {relation.qualified}: {session.role} lacks"
-                        " TRUNCATE"
-                    )
+    for schema, name in _truncated(Text(found.sql)):
+        relation = catalog.find(schema, name, session.role)
+        if relation is None:
+            found.preview.unsupported.append(f"there is no relation {name} in the catalog")
+            continue
+        relations.append(relation)
+        if not has_grant(catalog, session.role, relation.grants, "TRUNCATE"):
+            found.preview.refused.append(
+                f"permission denied for table {relation.qualified}: {session.role} lacks TRUNCATE"
+            )
     found.truncates = relations
     found.warnings.append(
-        advice.Warning_(
+        advice.Advice(
             "truncate",
             "TRUNCATE takes every row, whatever the policies say",
             "DELETE takes those that the policies let the role delete.",
         )
     )
+
+
+def _truncated(text: Text) -> list[tuple[str, str]]:
+    """The tables that TRUNCATE names, each with its schema or an empty one."""
+    found: list[list[str]] = [[]]
+    for number, token in enumerate(text.tokens[1:], 1):
+        keyword = text.keyword(number)
+        if keyword in ("restart", "continue", "cascade", "restrict"):
+            break
+        if keyword == ",":
+            found.append([])
+        elif keyword not in ("table", "only", "*", "."):
+            found[-1].append(word(token))
+    return [(parts[-2] if len(parts) > 1 else "", parts[-1]) for parts in found if parts]
 
 
 def to_document(session: Session, claims: Any, statements: Sequence[Statement]) -> dict[str, Any]:

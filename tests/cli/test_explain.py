@@ -213,6 +213,13 @@ def test_a_file_of_statements_is_explained(flux: Flux, docs: psycopg.Connection[
     ]  # fmt: skip
 
 
+def test_parameters_need_no_values(flux: Flux, docs: psycopg.Connection[Any]) -> None:
+    document = explain(flux, "update docs set body = $2 where id = $1", "--as", ROLE)
+    [statement] = document["statements"]
+    assert statement["plan"]["Node Type"] == "ModifyTable"
+    assert "$1" in statement["preview"]
+
+
 def test_bad_arguments_are_usage_errors(flux: Flux, docs: psycopg.Connection[Any]) -> None:
     assert flux("explain").code == 2
     assert flux("explain", "select 1", "--claims", "{").code == 2
