@@ -30,15 +30,15 @@ from flux_pg.database.embedded import EmbeddedServer
 from flux_pg.errors import FluxError
 from flux_pg.replay.children import Children, Written, is_lost, open_children
 from flux_pg.replay.compare import compare_replay
-from flux_pg.replay.draws import Draw, Sequences
 from flux_pg.replay.engine import Child, LiveRecord, Mode, ReplayResult, open_child
-from flux_pg.replay.footprint import Catalog, Queue, footprint_of
-from flux_pg.replay.incident_changes import Applier, CannotApply, Change, read_changes
+from flux_pg.replay.footprint import Queue, footprint_of
+from flux_pg.replay.incident_changes import CannotApply, Change, read_changes
 from flux_pg.replay.incident_order import earliest, in_commit_order
 from flux_pg.replay.incident_plan import Step, plan_chained, plan_isolated
 from flux_pg.replay.incident_selection import Candidate
+from flux_pg.replay.incident_state import State
 from flux_pg.replay.interleaved import find_cause
-from flux_pg.replay.scratch import Scratch, open_scratch, snapshot_before
+from flux_pg.replay.scratch import open_scratch, snapshot_before
 from flux_pg.replay.source import RecordedRun, load_changes, load_requests
 from flux_pg.replay.targets import Target
 from flux_pg.runtime.values import to_json
@@ -207,6 +207,8 @@ class Incident:
         if _is_gone(result):
             children.give_up(child)
             async with self._alone:
+                if self.state is not None:
+                    await self.state.take_back_lost(run)
                 # Perhaps it was another one that took the process along.
                 child, result = await self._run(loaded, children)
                 if _is_gone(result):
@@ -285,53 +287,6 @@ def _image(change: Mapping[str, Any]) -> str:
 def _is_gone(result: ReplayResult) -> bool:
     """Whether there is no answer, as the process died or did not end in time."""
     return is_lost(result.outcome) and result.replay_id is None
-
-
-class State:
-    """The scratch database of an incident, as it is moved from request to request."""
-
-    def __init__(self, scratch: Scratch, conn: psycopg.Connection[Any]) -> None:
-        self._sequences = Sequences(conn)
-        refused = [one.table for one in scratch.refused]
-        self._into = psycopg.connect(scratch.admin_url, autocommit=True)
-        self._reader = psycopg.connect(scratch.superuser_url, autocommit=True)
-        self._applier = Applier(self._into, refused)
-        self._sequences.put_beyond(self._reader)
-        self._lock = trio.Lock()
-        self.catalog = Catalog(conn)
-
-    def close(self) -> None:
-        """Let go of the connections."""
-        self._into.close()
-        self._reader.close()
-
-    def draws(self, changes: Sequence[Mapping[str, Any]]) -> list[Draw]:
-        """What a request drew from sequences."""
-        return self._sequences.drawn(changes)
-
-    async def apply(self, changes: Sequence[Change]) -> None:
-        """Do the changes of one transaction.
-
-        Raises:
-            CannotApply: They do not fit; none was done.
-        """
-        async with self._lock:
-            await trio.to_thread.run_sync(self._applier.apply, changes)
-
-    async def take_back(self, result: ReplayResult, instead: Sequence[Change] = ()) -> None:
-        """Undo what a replay committed, and do other changes in its place.
-
-        Raises:
-            CannotApply: They do not fit; nothing was done.
-        """
-        ids = [str(record[0]) for record in result.records] if result.mutations else []
-
-        def undo() -> None:
-            done = read_changes(self._reader, None, None, ids) if ids else []
-            self._applier.apply([*(change.inverse() for change in reversed(done)), *instead])
-
-        async with self._lock:
-            await trio.to_thread.run_sync(undo)
 
 
 @asynccontextmanager
