@@ -14,7 +14,6 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 import psycopg
-import trio
 from psycopg.adapt import Transformer
 from psycopg.pq import Format
 from psycopg.types.json import Jsonb
@@ -41,9 +40,6 @@ Handle = Callable[[str, dict[str, Any]], Awaitable[Any]]
 MAX_SHAPES = 4096
 MAX_KEPT_ROWS = 64
 """The text of an INSERT of more rows is made anew each time: there would be too many to keep."""
-
-REFRESH_S = 1.0
-"""The snapshot of the tables is not read more often than this."""
 
 _FETCH: dict[str, Literal["rows", "one", "count"]] = {
     "rows": "rows", "one": "one", "count": "count", "number": "one", "page": "rows",
@@ -76,7 +72,6 @@ class Tables:
         self._catalog = catalog
         self._fixed = fixed
         self._known: dict[Shape, Compiled] = {}
-        self._read_at = float("-inf")
 
     def known(self, shape: Shape) -> Compiled | None:
         """The statement of a shape that was compiled before."""
@@ -92,36 +87,37 @@ class Tables:
         found = self._known.get(shape)
         if found is not None:
             return found
-        if self._catalog is None:
+        if self._catalog is None and not self._fixed:
             # In a transaction that has failed, the statement itself shall say so.
             with suppress(psycopg.Error):
                 await self._read(handle)
         try:
             found = compile_shape(shape, self._catalog)
         except UnknownName:
-            if not await self._read(handle):
+            if self._fixed:
                 raise
+            await self._read(handle)
             found = compile_shape(shape, self._catalog)
-        if not isinstance(shape, Insert) or shape.rows <= MAX_KEPT_ROWS:
-            if len(self._known) >= MAX_SHAPES:
-                self._known.clear()
-            self._known[shape] = found
+        self._keep(shape, found)
         return found
 
-    async def _read(self, handle: Handle) -> bool:
-        """Read the snapshot again, if it may have changed; whether it was.
+    def _keep(self, shape: Shape, compiled: Compiled) -> None:
+        if self._catalog is None and not self._fixed:
+            return  # nothing was checked
+        if isinstance(shape, Insert) and shape.rows > MAX_KEPT_ROWS:
+            return
+        if len(self._known) >= MAX_SHAPES:
+            self._known.clear()
+        self._known[shape] = compiled
+
+    async def _read(self, handle: Handle) -> None:
+        """Look at the tables, in the transaction of who asks: it may have made one itself.
 
         Raises:
             psycopg.Error: The transaction has failed before.
         """
-        now = trio.current_time()
-        if self._fixed or now - self._read_at < REFRESH_S:
-            return False
-        rows = await handle("db.catalog", {})
-        self._read_at = now
-        self._catalog = Catalog.of(rows)
+        self._catalog = Catalog.of(await handle("db.catalog", {}))
         self._known.clear()
-        return True
 
     async def answer(self, handle: Handle, op: str, arguments: dict[str, Any]) -> Any:
         """Run a structured query (`{"asked": Asked}`, or `{"document": flux.query/1}`).

@@ -11,7 +11,6 @@ from typing import Any
 
 import psycopg
 import pytest
-import trio
 
 from flux_pg import Page, q
 from flux_pg.database.catalog_snapshot import read_catalog
@@ -386,9 +385,8 @@ async def test_a_page_needs_a_cursor_of_its_own(desk: Desk) -> None:
         await desk.table("heap").page()
 
 
-async def test_a_table_made_since_is_found(desk: Desk, autojump_clock: Any) -> None:
+async def test_a_table_made_since_is_found(desk: Desk) -> None:
     assert await desk.table("heap").count() == 3
-    await trio.sleep(2)
     desk.conn.execute("create table later (id int); alter table heap add c int")
     assert await desk.table("later").find({"id": 1}) == []
     assert await desk.table("heap").find({"c": 1}) == []
@@ -499,6 +497,21 @@ def shop_plain(ctx: Context):
     return [found["region"]["name"], page.rows[0]["id"], page.next is not None]
 
 @define_function
+async def make_table(ctx: Context):
+    await ctx.db.table("regions").count()
+    await ctx.db.execute("create temp table made (id int, data jsonb) on commit drop")
+    await ctx.db.table("made").insert({"id": 1, "data": [1]})
+    return await ctx.db.table("made").find({"data": q.contains(1)})
+
+@define_function
+async def go_on_after_an_error(ctx: Context):
+    try:
+        await ctx.db.execute("select 1/0")
+    except Exception:
+        pass
+    await ctx.db.table("regions").find({"id": 1})
+
+@define_function
 async def misspell(ctx: Context):
     await ctx.db.table("regions").insert({"id": 8, "name": "kept"})
     try:
@@ -510,6 +523,13 @@ async def misspell(ctx: Context):
 
 async def test_functions_ask_and_are_recorded(tmp_path: Path, database18: Database) -> None:
     async with open_project(tmp_path, database18, FUNCTIONS, schema=SCHEMA) as project:
+        reply = await project.call("go_on_after_an_error")
+        assert b"InFailedSqlTransaction" in reply.body
+        assert [span["name"] for span in project.spans() if span["kind"] == "db"] == [
+            "select",
+            "select from regions",
+        ]
+        assert (await project.call("make_table")).body == b'[{"id":1,"data":[1]}]'
         for _ in range(2):
             reply = await project.call("shop")
             assert reply.status_code == 200, reply.body

@@ -258,7 +258,6 @@ async def test_tables_and_columns_with_hostile_names_are_used_as_they_are(desk: 
                 sql.SQL("create table {} (id int primary key, {} text)").format(name, name)
                 if hostile != "id" else sql.SQL("select 1")
             )  # fmt: skip
-        desk.tables._read_at = float("-inf")
         for hostile in usable:
             table = desk.table(hostile)
             row = {"id": 1, hostile: hostile}
