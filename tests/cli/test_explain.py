@@ -234,6 +234,7 @@ def test_warnings_come_with_their_remedies(flux: Flux, docs: psycopg.Connection[
     docs.execute("insert into big select i, 'x', i % 1000 from generate_series(1, 20000) i")
     docs.execute("alter table big enable row level security")
     docs.execute("create policy own on big using (owner = current_user)")
+    docs.execute("create policy odd on big for select using (id + 0 = 7)")
     docs.execute(f"grant select, delete on big to {ROLE}; analyze big")
     document = explain(flux, "select * from big where kind = 7; delete from big", "--as", ROLE)
     warnings = [
@@ -244,4 +245,5 @@ def test_warnings_come_with_their_remedies(flux: Flux, docs: psycopg.Connection[
         "create index concurrently on public.big (owner)"
     )
     assert "create index concurrently on public.big (" in warnings[0]["sequential-scan"]
+    assert "bare column" in warnings[0]["policy-defeats-index"]
     assert "no-where" in warnings[1]
