@@ -90,7 +90,14 @@ def behind(
         values = [parameters.value(s, cast=kind) for s, kind in zip(slots, casts, strict=True)]
         right = exp.Tuple(expressions=values)
         return (exp.LT if order[0].descending else exp.GT)(this=left, expression=right)
-    return _behind(list(zip(order, slots, nullable, strict=True)), source, parameters)
+    places = list(zip(order, slots, nullable, strict=True))
+    if nullable[0] or shape.after[0] or len(order) == 1:
+        return _behind(places, source, parameters)
+    # Says nothing that the rest does not, but an index on the first column can serve it.
+    column, cast = source.column(order[0].column), cast_of(source.known(order[0].column))
+    bound = exp.LTE if order[0].descending else exp.GTE
+    first = bound(this=column, expression=parameters.value(slots[0], cast=cast))
+    return exp.and_(first, _behind(places, source, parameters), copy=False)
 
 
 def _behind(
