@@ -155,6 +155,7 @@ class Recorder:
         boundaries = run.boundaries.to_json(run.redact_boundary)
         for reason in run.boundaries.incomplete:
             run.mark_incomplete(reason)
+        run.scrub_http()
         return (
             to_json(boundaries) if boundaries else None,
             to_json(run.spans),

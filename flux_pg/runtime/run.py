@@ -152,6 +152,16 @@ class Run:
         cleaned = self.redact(value)
         return self.redactor.scrub_texts(cleaned, self.secrets) if self.secrets else cleaned
 
+    def scrub_http(self) -> None:
+        """Take out what services were sent or answered of secrets, under whatever name."""
+        if not self.secrets:
+            return
+        for span in self.spans:
+            if span.kind == "http":
+                span.name = self.redactor.scrub(span.name, self.secrets)
+                span.input = self.redactor.scrub_texts(span.input, self.secrets)
+                span.output = self.redactor.scrub_texts(span.output, self.secrets)
+
     def redact_boundary(self, kind: str, name: str, value: Any) -> Any:
         """What of a boundary value may be written."""
         return redact_entry(self.redactor, kind, name, value, self.secrets)

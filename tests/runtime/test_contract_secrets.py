@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -92,6 +95,12 @@ async def span_attributes(ctx: Context):
         pass
 
 @define_function
+async def quoted_by_a_service(ctx: Context, password: str, url: str):
+    for kind in ("json", "text", "bytes", "header"):
+        answer = await ctx.http.post(f"{url}/bot{password}/{kind}", json={"password": password})
+    return answer.status_code
+
+@define_function
 async def said_again(ctx: Context, password: str):
     ctx.log.info("x", detail=[f"pw={password}"])
     await ctx.db.query(f"select 1 where '{password}' <> ''")
@@ -122,6 +131,39 @@ async def flux(tmp_path: Path, database: Database):  # type: ignore[no-untyped-d
         del os.environ["MY_API_TOKEN"]
 
 
+class Quoting(BaseHTTPRequestHandler):
+    """Answers with the secret, in the form that the path asks for."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        kind = self.path.rpartition("/")[2]
+        quoted = f"it was {SECRET}"
+        body, headers = {
+            "json": (f'{{"said": ["{quoted}"]}}'.encode(), {"content-type": "application/json"}),
+            "text": (quoted.encode(), {"content-type": "text/plain"}),
+            "bytes": (b"\xff\xfe" + quoted.encode(), {}),
+            "header": (b"", {"x-said": quoted}),
+        }[kind]
+        self.send_response(200)
+        for name, value in {**headers, "content-length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def service() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Quoting) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
 def written(flux: Harness) -> str:
     """Every execution and span as text."""
     rows = flux.rows(
@@ -132,9 +174,11 @@ def written(flux: Harness) -> str:
 
 
 @pytest.mark.parametrize("function", [name for name in NAMES if name != "takes"])
-async def test_no_secret_is_written(flux: Harness, function: str) -> None:
-    takes_password = function in ("refused_with_it", "said_again")
-    await flux.call(function, **({"password": SECRET} if takes_password else {}))
+async def test_no_secret_is_written(flux: Harness, service: str, function: str) -> None:
+    (spec,) = [spec for spec in flux.application.functions if spec.name == function]
+    given = {"password": SECRET, "url": service}
+    taken = [parameter.name for parameter in spec.parameters]
+    await flux.call(function, **{name: given[name] for name in taken})
     text = written(flux)
     assert SECRET.lower() not in text.lower()
     assert "redacted" in text

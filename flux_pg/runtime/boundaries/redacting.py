@@ -62,11 +62,12 @@ def _redact_pair(redactor: Redactor, pair: list[Any], found: set[str] | None) ->
 def _redact_http(redactor: Redactor, value: dict[str, Any], found: set[str] | None) -> Any:
     cleaned = dict(value)
     if isinstance(value.get("url"), str):
-        cleaned["url"] = redactor.url(value["url"], found)
+        cleaned["url"] = redactor.scrub(redactor.url(value["url"], found), found or ())
     headers: list[tuple[str, str]] = []
     if isinstance(value.get("headers"), list):
         headers = [(name, item) for name, item in value["headers"]]
-        pairs = redactor.headers(headers, found)
+        named = redactor.headers(headers, found)
+        pairs = [(name, redactor.scrub(item, found or ())) for name, item in named]
         if pairs != headers:
             cleaned["headers"] = [list(pair) for pair in pairs]
             cleaned["redacted_headers"] = True
@@ -88,6 +89,20 @@ def _redact_http_body(
     except Unreadable:
         return {"redacted": redactor.mark(body)}
     shown, changed = redact_body(plain, header(headers, "content-type"), redactor, found)
+    if found:
+        # A service may quote what it was sent, under any name.
+        scrubbed = _scrub_body(redactor, shown, found)
+        shown, changed = scrubbed, changed or scrubbed != shown
     if not changed:
         return value["body"]
     return {"redacted": encode_bytes(shown) if isinstance(shown, bytes) else shown}
+
+
+def _scrub_body(redactor: Redactor, shown: Any, found: set[str]) -> Any:
+    if not isinstance(shown, bytes):
+        return redactor.scrub_texts(shown, found)
+    try:
+        return redactor.scrub(shown.decode(), found).encode()
+    except UnicodeDecodeError:
+        quotes = any(len(secret) >= 4 and secret.encode() in shown for secret in found)
+        return redactor.mark(shown) if quotes else shown
