@@ -64,10 +64,10 @@ def explain(
     settings: tuple[str, ...], catalog: Path | None, save: Path | None, row: str | None,
     analyze: bool,
 ) -> None:  # fmt: skip
-    """Show how a query is compiled for a role: policies, preview, plan, effects. Runs nothing.
+    """Show how a query is compiled for a role: policies, preview, plan, effects.
 
-    The preview is the query with the row-level security policies compiled in, and the claims as
-    literals: run by the owner of the tables, it does what the query does for the role.
+    Runs nothing. The preview is the query with the row-level security policies compiled in, and the
+    claims as literals: run by the owner of the tables, it does what the query does for the role.
 
     Claims are what current_setting('flux.claims') and current_setting('request.jwt.claims') return,
     as JSON; a setting that is not given is unset.
