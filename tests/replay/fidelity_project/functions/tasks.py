@@ -118,5 +118,5 @@ async def work(ctx: Context, name: str, fail: int = 0) -> dict:
     if attempt <= fail:
         raise RuntimeError(f"{name} fails the {attempt}. time")
     await ctx.db.table("results").update({"name": name}, {"outcome": "done"})
-    await ctx.http.post(f"{ctx.env['FIDELITY_SERVICE']}/count", json={"job": name})
+    await ctx.http.post(f"{ctx.env['FIDELITY_SERVICE']}/count", json={"attempt": attempt})
     return {"attempt": attempt, "at": time.time()}
