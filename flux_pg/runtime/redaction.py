@@ -230,12 +230,16 @@ class Redactor:
         A failing row is shown only if its table is known to have no secret column.
         """
         if detail.startswith("Failing row contains ("):
-            known = [self._shown.get(table or "", False) for table in tables]
+            known = [self.shows(table or "") for table in tables]
             return detail if any(known) else "Failing row contains (redacted)."
         key = _KEY.match(detail)
         if key is not None and any(self.is_secret(name.strip(' "')) for name in key[1].split(",")):
             return f"Key ({key[1]})=(redacted){key[2]}"
         return detail
+
+    def shows(self, table: str) -> bool:
+        """Whether every table of this name is known to have no secret column."""
+        return self._shown.get(table, False)
 
     def learn_tables(self, columns: Iterable[tuple[str, str]]) -> None:
         """Which tables may be shown: pairs of a table's name and one of its columns."""

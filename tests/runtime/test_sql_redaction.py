@@ -39,3 +39,25 @@ def test_secret_parameters_are_found(sql: str, secret: set[int | str]) -> None:
 )
 def test_where_the_parser_cannot_tell_everything_is_redacted(sql: str) -> None:
     assert NAMES.secret_parameters(sql) is None
+
+
+@pytest.mark.parametrize(
+    ("sql", "is_known"),
+    [
+        ("insert into plans values (%s, %s)", True),
+        ('insert into public."Plans" as p select %s', True),
+        ("insert into Plans values (%s)", True),
+        ('insert into "plans" values (%s)', True),
+        ("insert into accounts values (%s, %s)", False),
+        ("insert into nobody_knows values (%s)", False),
+        ("with p as (insert into plans values (%s)) insert into accounts values (%s)", False),
+    ],
+)
+def test_values_without_columns_are_shown_only_of_tables_without_a_secret_one(
+    sql: str, is_known: bool
+) -> None:
+    redactor = Redactor(key=b"k")
+    accounts = [("accounts", "id"), ("accounts", "password")]
+    redactor.learn_tables([("plans", "id"), ("plans", "name"), ("Plans", "id"), *accounts])
+    found = ParameterNames(redactor).secret_parameters(sql)
+    assert found == (frozenset() if is_known else None)
