@@ -22,6 +22,7 @@ from ..queue.declarations import read_schedules
 from ..queue.durations import read_duration
 from ..records import ISOLATIONS, Backoff, FunctionSpec, Isolation, Parameter, Schedule
 from .context import Context
+from .sources import FromSource, import_from_source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -324,6 +325,7 @@ def load_functions(project_dir: Path) -> Registry:
     Returns:
         The functions by name, and every error with its file and line.
     """
+    import_from_source(project_dir)
     folder = project_dir / FUNCTIONS_FOLDER
     functions: dict[str, FunctionSpec] = {}
     errors: list[LoadError] = []
@@ -361,7 +363,8 @@ def load_functions(project_dir: Path) -> Registry:
 
 def _import(path: Path) -> ModuleType:
     name = f"{_MODULE_PREFIX}.{path.stem}"
-    module_spec = importlib.util.spec_from_file_location(name, path)
+    loader = FromSource(name, str(path))
+    module_spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[name] = module

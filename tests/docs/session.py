@@ -235,7 +235,9 @@ def _environment(home: Path) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PG", "FLUX_", "DATABASE_URL", "NO_COLOR", "GIT_", "PYTEST"))
+        # On CI pytest shortens nothing.
+        if name not in ("CI", "BUILD_NUMBER")
+        and not name.startswith(("PG", "FLUX_", "DATABASE_URL", "NO_COLOR", "GIT_", "PYTEST"))
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     return {
