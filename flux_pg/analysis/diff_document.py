@@ -123,11 +123,15 @@ _OF_REPLAY: dict[Verdict, ReplayVerdict] = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a replay came to, and every difference behind that, as (where, recorded, now)."""
+    """What a replay came to, and every difference behind that, as (where, recorded, now).
+
+    Attributes:
+        diff: The whole comparison; None if there was nothing to compare.
+    """
 
     verdict: ReplayVerdict
     differences: list[tuple[str, Any, Any]]
-    diff: Diff
+    diff: Diff | None = None
 
 
 def compare_runs(

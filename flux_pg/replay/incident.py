@@ -29,7 +29,7 @@ from flux_pg.config import Settings
 from flux_pg.database.embedded import EmbeddedServer
 from flux_pg.errors import FluxError
 from flux_pg.replay.children import Children, Written, is_lost, open_children
-from flux_pg.replay.compare import compare_replay
+from flux_pg.replay.compare import compare_replay, is_repeated
 from flux_pg.replay.engine import Child, LiveRecord, Mode, ReplayResult, open_child
 from flux_pg.replay.footprint import Queue, footprint_of
 from flux_pg.replay.incident_changes import CannotApply, Change, read_changes
@@ -238,6 +238,8 @@ class Incident:
 
     def _judge(self, loaded: Loaded, result: ReplayResult) -> Replayed:
         rows = loaded.changes if self.mode != "recorded" else None
+        if is_repeated(loaded.run, result, rows):
+            return Replayed(loaded.run, result, Comparison("same", []))
         comparison = compare_replay(loaded.run, result, rows)
         if self.mode != "as-of" or comparison.verdict in ("same", "diverged"):
             return Replayed(loaded.run, result, comparison)
