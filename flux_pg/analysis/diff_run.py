@@ -68,7 +68,8 @@ def _is_gate(span: Row) -> bool:
 
 # What of a step is compared
 
-_PLACES = ("path", "task", "row_changes")
+# A refused statement's plan is of the database that refused it.
+_PLACES = ("path", "task", "row_changes", "plan")
 _FIRST_OWN_OID = 16384
 
 

@@ -28,6 +28,15 @@ _REASONS = {
     "execute": "EXECUTE runs a statement that was prepared elsewhere; give that statement",
     "\\": "a psql command, which only psql knows",
 }
+# The first words of Postgres's other commands (18); a word that is none of them is a mistake.
+_COMMANDS = frozenset(
+    """
+    abort alter analyze begin call checkpoint close cluster comment commit copy create deallocate
+    declare discard do drop end execute explain fetch grant import listen load lock move notify
+    prepare reassign refresh reindex release reset revoke rollback savepoint security set show start
+    truncate unlisten vacuum \\
+    """.split()
+)
 
 
 @dataclass
@@ -61,6 +70,11 @@ def examine(catalog: Catalog, session: Session, sql: str, words: Sequence[str]) 
     kind = words[0] if words else ("select" if sql.lstrip().startswith("(") else "")
     if kind in PLANNED:
         return Statement(sql, compile_statement(catalog, session, sql), kind)
+    if kind not in _COMMANDS:
+        near = (sql.split() or [""])[0]
+        place = len(sql) - len(sql.lstrip())
+        error = {"message": f'syntax error at or near "{near}"', "position": place}
+        return Statement(sql, Preview(), kind, error, plan_note="it is no statement")
     found = Statement(sql, Preview(), kind, plan_note="Postgres makes no plan for it")
     if kind == "truncate":
         _truncate(catalog, session, found)

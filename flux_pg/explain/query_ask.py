@@ -19,7 +19,7 @@ from .query_given import (
     read_relations,
     wrong,
 )
-from .query_shape import Asked, Count, Delete, Find, Insert, Update
+from .query_shape import Asked, Compare, Count, Delete, Find, Insert, Update
 from .query_words import Condition, Joined
 
 MAX_PARAMETERS = 65_535
@@ -231,11 +231,32 @@ def _on_conflict(
 def _needed(
     verb: str, table: str, where: Condition | None, all_rows: bool, values: list[Any]
 ) -> Joined | None:
-    if where:
-        return read_condition(where, values)
+    condition = read_condition(where, values) if where else None
+    if condition is not None and not (_always(condition) and all_rows is not True):
+        return condition
     if all_rows is True:
         return None
+    told = "without a condition" if condition is None else "with a condition that always holds"
     raise UsageError(
-        f"{verb} on {table} without a condition would touch every row",
+        f"{verb} on {table} {told} would touch every row",
         "Name at least one column, or ask for it: all_rows=True.",
     )
+
+
+def _always(condition: Any) -> bool | None:
+    """Whether a condition holds for every row, whatever is in it; False for none, None: depends.
+
+    An empty list is seldom meant: `not in []` would delete everything.
+    """
+    if isinstance(condition, Compare):
+        is_list = condition.op in ("in", "any") and not condition.or_null
+        return False if is_list and condition.kind is type(None) else None
+    if not isinstance(condition, Joined):
+        return None
+    parts = [_always(part) for part in condition.parts]
+    if condition.word == "not":
+        return None if parts[0] is None else not parts[0]
+    ends = condition.word == "or"
+    if ends in parts:
+        return ends
+    return None if None in parts else not ends

@@ -8,7 +8,9 @@ from typing import Any
 
 import psycopg
 import trio
+from psycopg.types.json import set_json_loads
 
+from flux_pg.analysis.text import read_json
 from flux_pg.config import Settings
 from flux_pg.errors import FluxError
 from flux_pg.replay.engine import LiveRecord
@@ -80,6 +82,8 @@ def _read(
     live_url: str, ids: Sequence[str], settings: Settings
 ) -> tuple[list[str], list[dict[str, Any]], Redactor]:
     with psycopg.connect(live_url, autocommit=True) as conn:
+        # Digit for digit: a numeric is not a float.
+        set_json_loads(read_json, conn)
         values = recorded_values(conn, ids)
         patterns = LiveRecord(conn).redaction(settings.redact)["patterns"]
         with conn.cursor(row_factory=psycopg.rows.dict_row) as cursor:

@@ -21,6 +21,7 @@ from uuid_utils.compat import uuid7
 from flux_pg import errors
 from flux_pg.database.pipeline import FixedStatement, Result
 from flux_pg.database.pool import Pool
+from flux_pg.errors import TooCostly
 from flux_pg.queue.statements import PUSH
 from flux_pg.records import ErrorRecord, ExecutionOutcome, FunctionSpec, SpanRecord
 from flux_pg.replay.record import Record, as_json, describe
@@ -297,7 +298,7 @@ class ReplayDatabase(RunDatabase):
         if record.trail.drawing is not None:
             await record.trail.drawing.before(sql)
         try:
-            if recorded is not None and _is_lost_race(recorded, span):
+            if recorded is not None and _is_of_then(recorded, span):
                 raise make_error(record, key, recorded)
             return await super().query(run, sql, params, span, native)
         finally:
@@ -323,8 +324,11 @@ class ReplayDatabase(RunDatabase):
         """Nobody waits for a job of a replay."""
 
 
-def _is_lost_race(recorded: SpanRecord, now: SpanRecord) -> bool:
-    if recorded.error is None or recorded.error.sqlstate not in _LOST_RACES:
+def _is_of_then(recorded: SpanRecord, now: SpanRecord) -> bool:
+    """Whether a statement failed by what only that database could know: who else ran, and by its
+    statistics what the plan would cost."""
+    error = recorded.error
+    if error is None or not (error.sqlstate in _LOST_RACES or error.type == TooCostly.__name__):
         return False
     # Its parameters may be made of what the others changed.
     return bool(recorded.input["sql"] == now.input["sql"])

@@ -162,3 +162,23 @@ async def test_what_user_code_prints_is_passed_on(lab: Lab) -> None:
     lab.rewrite(READ.format(rest='print("hello from here", flush=True); return {"n": row["n"]}'))
     await lab.replay(request)
     assert b"hello from here" in lab.output
+
+
+COSTLY = """
+@define_function(max_cost=5)
+async def costly(ctx: Context) -> list:
+    return await ctx.db.query("select count(*) from generate_series(1, 100000)")
+"""
+
+
+@pytest.mark.parametrize("mode", ["recorded", "in-place"])
+async def test_a_statement_refused_for_its_cost_is_refused_again(lab: Lab, mode: Any) -> None:
+    async with lab.recording(COSTLY) as harness:
+        await harness.call("costly")
+        assert harness.execution()["error"]["type"] == "TooCostly"
+    replayed = await lab.replay(harness.last, mode)
+    assert replayed.verdict == "same", replayed
+    lab.rewrite(COSTLY.replace("100000", "10"))
+    assert (await lab.replay(harness.last, mode)).verdict == (
+        "diverged" if mode == "recorded" else "fixed"
+    )

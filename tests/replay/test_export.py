@@ -43,6 +43,7 @@ insert into countries values ('de'), ('fr');
 """
 FUNCTIONS = """
 import datetime, os, random, time, uuid
+from decimal import Decimal
 import httpx
 from flux_pg import Context, HttpError, define_function
 
@@ -69,7 +70,7 @@ async def signup(ctx: Context, country: str, email: str, password: str) -> dict:
 
 @define_function
 async def pay(ctx: Context, user_id: int, cents: int) -> dict:
-    row = await ctx.db.table("payments").insert({"user_id": user_id, "cents": cents})
+    row = await ctx.db.table("payments").insert({"user_id": user_id, "cents": cents + Decimal("0.10")})
     await ctx.db.execute("update users set plan = 'paid' where id = %s", [user_id])
     return {"payment": row["id"], "key": str(uuid.uuid4()), "nonce": random.randint(1, 10**9)}
 

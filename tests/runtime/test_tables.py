@@ -290,6 +290,15 @@ async def test_a_write_to_every_row_must_be_asked_for(desk: Desk) -> None:
     for where in (q.all_of(), q.any_of({}, {"id": 1}), q.not_({}), {"id": q.all_of()}):
         with pytest.raises(UsageError, match="is empty"):
             await orders.delete(where)
+    nobody = q.in_([])
+    for where in (
+        {"id": q.not_(nobody)}, q.not_({"id": []}), q.not_({"id": nobody, "state": "x"}),
+        q.any_of({"id": 1}, q.not_({"id": nobody})),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="a condition that always holds would touch"):
+            await orders.delete(where)
+    for where in ({"id": nobody}, {"id": 999, "state": q.not_(nobody)}):
+        assert await orders.delete(where) == []
     for all_rows in (1, "true", None):
         with pytest.raises(UsageError, match="would touch every row"):
             await orders.delete({}, all_rows=all_rows)
