@@ -70,7 +70,8 @@ async def signup(ctx: Context, country: str, email: str, password: str) -> dict:
 
 @define_function
 async def pay(ctx: Context, user_id: int, cents: int) -> dict:
-    row = await ctx.db.table("payments").insert({"user_id": user_id, "cents": cents + Decimal("0.10")})
+    cents += Decimal("0.10")
+    row = await ctx.db.table("payments").insert({"user_id": user_id, "cents": cents})
     await ctx.db.execute("update users set plan = 'paid' where id = %s", [user_id])
     return {"payment": row["id"], "key": str(uuid.uuid4()), "nonce": random.randint(1, 10**9)}
 
