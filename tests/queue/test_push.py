@@ -140,7 +140,7 @@ async def test_a_chain_of_jobs_is_one_trace(tmp_path: Path, database18: Database
             assert pushed["output"] == {"job_id": str(after["job_id"])}
 
 
-@pytest.mark.parametrize("options", [{"delay": "300ms"}, {"run_in": 0.3}])
+@pytest.mark.parametrize("options", [{"delay": "3s"}, {"run_in": 3.0}])
 async def test_a_delayed_job_runs_when_it_is_due(
     tmp_path: Path, database18: Database, options: dict[str, Any]
 ) -> None:
