@@ -1,10 +1,10 @@
 """What a recorded request touched, so that requests that touch nothing in common run at once.
 
 Pure. A superset on purpose, from the record: rows it changed, rows or whole tables its statements
-read, tables that are looked at because of a foreign key, sequences it drew from. Where a statement
-may read what its text does not name (a view, a function, a trigger, a policy), nothing runs beside
-it. What the code of today touches on top is not known before it runs; rows that two of them change
-are ordered by Postgres's own locks then.
+read, tables that are looked at because of a foreign key. Where it drew from a sequence, or a
+statement may read what its text does not name (a view, a function, a trigger, a policy), nothing
+runs beside it. What the code of today touches on top is not known before it runs; rows that two of
+them change are ordered by Postgres's own locks then.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ class Catalog:
             if change.key is None:
                 found.writes.add((change.table, None))
             found.reads |= {(name, None) for name in self._tied(change.table)}
-        found.writes |= {(f"sequence {draw.sequence}", None) for draw in draws}
+        if draws:
+            # A sequence stands where this one drew: the code of today may draw in any other, too.
+            found.writes.add((EVERYTHING, None))
         return found
 
     def _tied(self, name: str) -> tuple[str, ...]:
