@@ -63,7 +63,12 @@ def span_trees(a: Run, b: Run) -> tuple[Tree, Tree]:
 
 
 def _is_gate(span: Row) -> bool:
-    return str(span.get("kind")).startswith("gateway") or span.get("name") == "queue.job"
+    return is_gate(str(span.get("kind")), span.get("name"))
+
+
+def is_gate(kind: str, name: object) -> bool:
+    """Whether a step is of how a request came: a replay has none of these."""
+    return kind.startswith("gateway") or name == "queue.job"
 
 
 # What of a step is compared

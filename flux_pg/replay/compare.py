@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from flux_pg.analysis.diff_document import Comparison, compare_runs
-from flux_pg.analysis.diff_run import Run
+from flux_pg.analysis.diff_run import Run, is_gate
 from flux_pg.analysis.text import read_json
 from flux_pg.records import SpanRecord
 from flux_pg.replay.engine import ReplayResult
@@ -76,7 +76,7 @@ def is_repeated(recorded: RecordedRun, result: ReplayResult, mutations: Rows | N
 
 def _steps(spans: Sequence[SpanRecord]) -> list[list[Any]]:
     """The steps from the function's own on, each with the place of the one around it."""
-    steps = [one for one in spans if not _is_gate(one)]
+    steps = [one for one in spans if not is_gate(one.kind, one.name)]
     places = {one.span_id: place for place, one in enumerate(steps)}
     return [
         [
@@ -85,10 +85,6 @@ def _steps(spans: Sequence[SpanRecord]) -> list[list[Any]]:
         ]
         for one in steps
     ]  # fmt: skip
-
-
-def _is_gate(span: SpanRecord) -> bool:
-    return span.kind.startswith("gateway") or span.name == "queue.job"
 
 
 def _changes(mutations: Rows) -> list[list[Any]]:
