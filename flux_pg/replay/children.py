@@ -13,8 +13,6 @@ import trio
 
 from flux_pg.replay.engine import Child, Replay
 
-_LOST = ("crashed", "timeout")
-
 Open = Callable[[str | None], AbstractAsyncContextManager[Child]]
 
 
@@ -65,11 +63,6 @@ async def open_children(
     async with trio.open_nursery() as nursery:
         yield Children(open_one, nursery, on_open)
         nursery.cancel_scope.cancel()
-
-
-def is_lost(outcome: str | None) -> bool:
-    """Whether a replay with this outcome took its process with it."""
-    return outcome in _LOST
 
 
 class Written:

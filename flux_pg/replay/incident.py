@@ -28,7 +28,7 @@ from flux_pg.analysis.diff_document import Comparison
 from flux_pg.config import Settings
 from flux_pg.database.embedded import EmbeddedServer
 from flux_pg.errors import FluxError
-from flux_pg.replay.children import Children, Written, is_lost, open_children
+from flux_pg.replay.children import Children, Written, open_children
 from flux_pg.replay.compare import compare_replay, is_repeated
 from flux_pg.replay.engine import Child, LiveRecord, Mode, ReplayResult, open_child
 from flux_pg.replay.footprint import Queue, footprint_of
@@ -288,7 +288,7 @@ def _image(change: Mapping[str, Any]) -> str:
 
 def _is_gone(result: ReplayResult) -> bool:
     """Whether there is no answer, as the process died or did not end in time."""
-    return is_lost(result.outcome) and result.replay_id is None
+    return result.outcome in ("crashed", "timeout") and result.replay_id is None
 
 
 @asynccontextmanager
