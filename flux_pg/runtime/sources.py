@@ -18,6 +18,10 @@ from importlib.machinery import (
 )
 from pathlib import Path
 from types import CodeType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed.importlib import PathEntryFinderProtocol
 
 _hooked: set[str] = set()
 
@@ -42,13 +46,15 @@ def import_from_source(project_dir: Path) -> None:
         del sys.path_importer_cache[path]
 
 
-def _finder_for(project_dir: Path) -> Callable[[str], FileFinder]:
-    def find(path: str) -> FileFinder:
+def _finder_for(project_dir: Path) -> Callable[[str], PathEntryFinderProtocol]:
+    make = FileFinder.path_hook(
+        (FromSource, SOURCE_SUFFIXES), (ExtensionFileLoader, EXTENSION_SUFFIXES)
+    )
+
+    def find(path: str) -> PathEntryFinderProtocol:
         if not _is_own(Path(path), project_dir):
             raise ImportError("not in the project", path=path)
-        return FileFinder(
-            path, (FromSource, SOURCE_SUFFIXES), (ExtensionFileLoader, EXTENSION_SUFFIXES)
-        )
+        return make(path)
 
     return find
 
