@@ -19,15 +19,9 @@ from flux_pg.explain.query_catalog import CATALOG_QUERY
 from flux_pg.records import ErrorRecord, Kind, SpanRecord
 from flux_pg.replay.source import RecordedRun
 from flux_pg.runtime.deployment import Source
+from flux_pg.runtime.redaction import TABLE_COLUMNS
 from flux_pg.runtime.values import to_json
 
-_COLUMNS = """
-select c.relname::text, a.attname::text
-from pg_catalog.pg_class as c
-join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-where c.relkind in ('r', 'p', 'v')
-    and c.relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
-"""
 _REGISTER = "select flux.register_deployment(%s, %s, %s, %s, %s, %s)"
 _RECORD = f"select flux.record_request({', '.join(['%s'] * 29)})"
 # Places in the arguments of flux.record_request.
@@ -84,7 +78,7 @@ class LiveRecord:
         with self._lock, self._conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
             key = cursor.execute("select flux.redaction_key()").fetchone()
             patterns = cursor.execute("select pattern from flux.redactions").fetchall()
-            columns = cursor.execute(_COLUMNS).fetchall()
+            columns = cursor.execute(TABLE_COLUMNS.encode()).fetchall()
         assert key is not None
         return {
             "key": bytes(key[0] or b"").hex(),

@@ -35,7 +35,7 @@ from .execution import Executor
 from .journal import Journal, JournalError
 from .late import Caught
 from .recording import Recorder
-from .redaction import Redactor
+from .redaction import TABLE_COLUMNS, Redactor
 from .refusals import RefusalRecorder, turned_away, unjournaled
 from .registry import Registry, load_functions
 from .request_log import RequestLog
@@ -52,14 +52,6 @@ SIGN_S = 30.0
 
 MAX_REPEATS = 100
 
-# Names of columns tell which tables' rows may be quoted in an error.
-_COLUMNS = """
-select c.relname, a.attname
-from pg_catalog.pg_class as c
-join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-where c.relkind in ('r', 'p', 'v')
-    and c.relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
-"""
 _DECLARE = "select flux.declare_functions(%s, %s)"
 _TICK = Statement("select flux.tick_snapshot()")
 # Only such a constraint can make COMMIT fail.
@@ -358,7 +350,7 @@ async def _register(
     statements = [
         Statement("select flux.redaction_key()"),
         Statement("select pattern from flux.redactions"),
-        Statement(_COLUMNS),
+        Statement(TABLE_COLUMNS),
         Statement(
             "select flux.register_deployment(%s, %s, %s, %s, %s, %s)",
             (

@@ -29,6 +29,18 @@ DEFAULT_PATTERNS = (
 """What `flux.redactions` holds when nobody changed it."""
 
 # Told by their type alone, which is much cheaper than to ask whether they are a Mapping.
+TABLE_COLUMNS = """
+select c.relname, a.attname
+from pg_catalog.pg_class as c
+join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+where c.relkind in ('r', 'p', 'v')
+    and c.relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+"""
+"""What `learn_tables` takes: they tell which tables' rows may be quoted in an error."""
+
+SHORTEST_QUOTED = 4
+"""Shorter secrets are left where they are quoted: they would tear ordinary words apart."""
+
 _SCALARS = frozenset({str, int, float, bool, type(None), bytes})
 _MAX_NAMES = 20_000  # decisions kept; names beyond are decided anew (a flood of random keys)
 _REDACTED = re.compile(r"redacted:[0-9a-f]{16}")
@@ -213,10 +225,10 @@ class Redactor:
     def scrub(self, text: str, secrets: Iterable[str]) -> str:
         """`text` without secrets found elsewhere in the same request (an error that quotes one).
 
-        Secrets of fewer than four characters are left: they would tear ordinary words apart.
+        Those shorter than SHORTEST_QUOTED are left.
         """
         for secret in sorted(secrets, key=len, reverse=True):
-            if len(secret) >= 4 and secret in text:
+            if len(secret) >= SHORTEST_QUOTED and secret in text:
                 text = text.replace(secret, self.mark(secret))
         return text
 

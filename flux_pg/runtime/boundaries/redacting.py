@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..redaction import Redactor
+from ..redaction import SHORTEST_QUOTED, Redactor
 from .bodies import Unreadable, header, readable, redact_body
 from .encoding import TAG, decode, encode_bytes
 
@@ -104,5 +104,5 @@ def _scrub_body(redactor: Redactor, shown: Any, found: set[str]) -> Any:
     try:
         return redactor.scrub(shown.decode(), found).encode()
     except UnicodeDecodeError:
-        quotes = any(len(secret) >= 4 and secret.encode() in shown for secret in found)
-        return redactor.mark(shown) if quotes else shown
+        long = [secret.encode() for secret in found if len(secret) >= SHORTEST_QUOTED]
+        return redactor.mark(shown) if any(one in shown for one in long) else shown
