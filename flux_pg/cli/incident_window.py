@@ -18,7 +18,7 @@ from flux_pg.replay.incident_selection import Wanted
 
 _REQUEST = "select flux.resolve_request(%s)::text as id"
 _DEPLOYED = "select deployment_id from flux.deployments where commit = any (%s)"
-_LOOKS_LIKE_ID = re.compile(r"@last(-error)?|[0-9a-f-]{4,36}", re.IGNORECASE)
+_LOOKS_LIKE_ID = re.compile(r"@last(-error|-dead)?|[0-9a-f-]{4,36}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

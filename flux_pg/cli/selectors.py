@@ -110,7 +110,7 @@ def complete_request(
         "select right(request_id::text, 8) as id, concat_ws(' ', function, outcome) as what"
         " from flux.executions order by request_id desc limit 30"
     )
-    return complete_from(context, incomplete, ("@last", "@last-error"), query)
+    return complete_from(context, incomplete, ("@last", "@last-error", "@last-dead"), query)
 
 
 def complete_from(

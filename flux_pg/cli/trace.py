@@ -66,7 +66,7 @@ def trace(scope: Scope, request: str, slow: str | None, flame: bool, otlp: bool)
 
     The waterfall has one line per span, with the row changes and jobs that it caused under it. ID
     is a request id, at least four digits of its beginning or end, a trace id, a job's id (its last
-    attempt), @last or @last-error.
+    attempt), @last, @last-error or @last-dead (the job that died last).
     """
     if flame + otlp + scope.as_json > 1:
         raise UsageError("--json, --flame and --otlp exclude each other", "Give one of them.")

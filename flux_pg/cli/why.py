@@ -39,8 +39,8 @@ def why(scope: Scope, request: str) -> None:
     """Say why a request failed, where, and what it changed.
 
     Exits 0 once it has answered, also for a request that failed. ID is a request id, at least four
-    digits of its beginning or end, a trace id, a job's id (its last failed attempt), @last or
-    @last-error.
+    digits of its beginning or end, a trace id, a job's id (its last failed attempt), @last,
+    @last-error or @last-dead (the job that died last).
     """
     with open_database(scope.settings) as database:
         row = database.execute(

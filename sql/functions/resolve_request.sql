@@ -32,10 +32,13 @@ begin
         end if;
         return v_found[1];
     end if;
+    if v_digits = '@lastdead' then
+        return flux.job_attempt(flux.resolve_job(p_selector), p_failed);
+    end if;
     if v_digits !~ '^[0-9a-f]{4,32}$' then
         raise exception 'not a request id: %', left(p_selector, 80)
             using errcode = 'ZF001',
-                hint = 'Give an id, at least four digits of its beginning or end, @last or @last-error.';
+                hint = 'Give an id, at least four digits of its beginning or end, @last, @last-error or @last-dead.';
     end if;
 
     select array_agg(x.request_id) into v_found
@@ -122,4 +125,4 @@ end
 $$;
 
 comment on function flux.resolve_request(text, boolean) is
-    'The request that a selector means: an id, the beginning or end of one (at least four digits), a trace id, @last or @last-error; a job''s id means its last attempt, or the last one that failed. Raises ZF002 if there is none, ZF001 with the candidates if there are several.';
+    'The request that a selector means: an id, the beginning or end of one (at least four digits), a trace id, @last or @last-error; a job''s id or @last-dead means its last attempt, or the last one that failed. Raises ZF002 if there is none, ZF001 with the candidates if there are several.';

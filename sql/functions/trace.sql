@@ -49,4 +49,4 @@ select flux.trace(flux.resolve_request(p_selector))
 $$;
 
 comment on function flux.trace(text) is
-    'As flux.trace(uuid), for at least four digits of an id''s beginning or end, a trace id, a job''s id, @last or @last-error.';
+    'As flux.trace(uuid), for at least four digits of an id''s beginning or end, a trace id, a job''s id, @last, @last-error or @last-dead.';

@@ -107,4 +107,4 @@ select flux.why(flux.resolve_request(p_selector, true))
 $$;
 
 comment on function flux.why(text) is
-    'As flux.why(uuid), for at least four digits of an id''s beginning or end, a trace id, a job''s id, @last or @last-error.';
+    'As flux.why(uuid), for at least four digits of an id''s beginning or end, a trace id, a job''s id, @last, @last-error or @last-dead.';

@@ -124,6 +124,22 @@ def test_an_output_that_is_no_job_id_does_no_harm(connection: Any, reader: Any) 
     assert len(trace(reader, request)["jobs"]) == 1
 
 
+def test_the_job_that_died_last_is_named_by_a_word(connection: Any, reader: Any) -> None:
+    with pytest.raises(psycopg.Error, match="there is no dead job") as nothing:
+        one(reader, "select flux.trace('@last-dead')")
+    assert nothing.value.sqlstate == "ZF002"
+    enqueue(connection)
+    run(connection, error="no route", retry_in_s=0)
+    run(connection, error="no route")
+    enqueue(connection)
+    last = run(connection, error="no route")
+    enqueue(connection)
+    run(connection)
+    for selector in ("@last-dead", "@Last-Dead "):
+        assert one(reader, "select flux.trace(%s)", selector)["request_id"] == str(last.token)
+        assert one(reader, "select flux.why(%s)", selector)["request_id"] == str(last.token)
+
+
 def test_a_job_stands_for_its_last_attempt_and_for_why_its_last_failed_one(
     connection: Any, reader: Any
 ) -> None:
