@@ -34,6 +34,12 @@ class UsageError(FluxError):
     exit_code = 2
 
 
+class InputError(UsageError):
+    """What came with a request cannot be used: 422, and no failure of the function's code."""
+
+    code = "invalid-input"
+
+
 class NotFoundError(FluxError):
     """What was asked for does not exist: a request, row, table or function."""
 

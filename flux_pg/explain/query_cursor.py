@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..errors import UsageError
+from ..errors import InputError
 from .query_words import Sort
 
 MAX_LENGTH = 100_000
@@ -39,7 +39,7 @@ def read_cursor(cursor: object, table: str, order: Sequence[Sort]) -> list[str |
     """The place that a cursor stands for.
 
     Raises:
-        UsageError: It is no cursor, or one of another table or order.
+        InputError: It is no cursor, or one of another table or order.
     """
     if not isinstance(cursor, str) or len(cursor) > MAX_LENGTH:
         raise _bad("is no text that a page has given")
@@ -60,8 +60,8 @@ def _mark(table: str, order: Sequence[Sort]) -> str:
     return hashlib.sha256(msgspec.json.encode([table, asked])).hexdigest()[:12]
 
 
-def _bad(what: str) -> UsageError:
-    return UsageError(
+def _bad(what: str) -> InputError:
+    return InputError(
         f"the cursor {what}",
         "Pass `next` of the page before, and ask for the same table and order.",
         code="bad-cursor",

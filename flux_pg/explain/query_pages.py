@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlglot import exp
 
-from ..errors import UsageError
+from ..errors import InputError
 from .query_catalog import Table, UnknownName
 from .query_parts import Parameters, Source, is_null
 from .query_shape import Find
@@ -69,11 +69,11 @@ def behind(
     others.
 
     Raises:
-        UsageError: The cursor is none of this order.
+        InputError: The cursor is none of this order.
     """
     assert shape.after is not None
     if len(shape.after) != len(order):
-        raise UsageError(
+        raise InputError(
             f"the cursor has {len(shape.after)} values, the order {len(order)}",
             "Pass `next` of the page before.",
             code="bad-cursor",

@@ -4,7 +4,7 @@ Laws:
 - A failure is known by its outcome, its type and the function it happened in, never by a line:
   lines move from commit to commit. A condition of the user's takes its place where one is given.
 - Another failure than the recorded one is not "good": it may hide the one that is searched for. An
-  answer that the code chose to give (`HttpError` below 500) is no failure.
+  answer that the code chose to give (`HttpError` below 500), or a bad input, is no failure.
 - A run that asked for what is not recorded says nothing, with one exception: the recorded run ended
   where it failed. A run that did all that one did and goes on to ask for more got past the failure.
 """
@@ -91,7 +91,8 @@ def _constraint(error: ErrorRecord) -> str:
 
 def _is_chosen(result: ReplayResult) -> bool:
     error = result.error
-    return error is not None and error.type == "HttpError" and (result.status_code or 500) < 500
+    chosen = error is not None and error.type in ("HttpError", "InputError")
+    return chosen and (result.status_code or 500) < 500
 
 
 def describe_ending(run: ReplayResult | RecordedRun) -> str:

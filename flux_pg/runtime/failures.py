@@ -11,7 +11,7 @@ from types import TracebackType
 import psycopg
 import trio
 
-from ..errors import FluxError
+from ..errors import FluxError, InputError
 from ..records import ErrorRecord, Location
 from .context import HttpError
 from .redaction import Redactor
@@ -64,7 +64,10 @@ def describe_error(
         type=name,
         message=_cut(_hide(message, secrets)),
         stack=stack[:_MAX_FRAMES],
-        fingerprint=fingerprint(name, sqlstate, place, stack, message),
+        # What a client sent is no bug, to be counted and compared with others.
+        fingerprint=""
+        if isinstance(leaf, InputError)
+        else fingerprint(name, sqlstate, place, stack, message),
         sqlstate=sqlstate,
         detail=_cut(_hide(_detail(error, leaf, diagnostics, redactor), secrets)),
         hint=_hide(_hint(leaf), secrets),
@@ -182,5 +185,7 @@ def _hide(text: str, secrets: Iterable[str]) -> str:
 def status_of(error: BaseException) -> int:
     """HTTP status that a failure answers with: its own if that is one of an error."""
     leaf = leaf_of(error)
+    if isinstance(leaf, InputError):
+        return 422
     status = leaf.status if isinstance(leaf, HttpError) else 500
     return status if isinstance(status, int) and 400 <= status <= 599 else 500

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import FluxError
+from ..errors import FluxError, InputError
 from ..records import ErrorRecord, ExecutionOutcome, Reply
 from .context import HttpError, Response, shown_request_id
 from .failures import leaf_of, status_of
@@ -129,6 +129,9 @@ def render_failure(
         told: dict[str, Any] = {"code": leaf.code, "message": leaf.message}
         if leaf.details is not None:
             told["details"] = plain(leaf.details)
+    elif isinstance(leaf, InputError):
+        status = status_of(leaf)
+        told = {"code": leaf.code, "message": leaf.message, "hint": leaf.hint}
     else:
         status = {"timeout": 504, "cancelled": 499}.get(outcome, 500)
         told = _told(record, outcome, dev)

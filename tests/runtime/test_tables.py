@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -590,3 +591,40 @@ async def test_secrets_in_related_rows_and_cursors_are_not_recorded(
         recorded = str(project.spans()) + str(project.execution())
         assert "hunter" not in recorded and "k-123456" not in recorded
         assert "blue" in recorded
+
+
+PAGING = """
+from flux_pg.errors import UsageError
+
+@define_function
+async def rooms(ctx: Context, after: str | None = None):
+    await ctx.db.execute("update rooms set name = name")
+    return await ctx.db.table("rooms").page(order="name", limit=1, after=after)
+
+@define_function
+async def forgiving(ctx: Context, after: str):
+    try:
+        return await ctx.db.table("rooms").page(order="name", limit=1, after=after)
+    except UsageError as error:
+        return error.code
+"""
+
+
+async def test_a_callers_bad_cursor_is_the_callers_fault(
+    tmp_path: Path, database18: Database
+) -> None:
+    rooms = "create table rooms (id int primary key, name text); insert into rooms values (1, 'a')"
+    async with open_project(tmp_path, database18, PAGING, schema=rooms, dev=False) as project:
+        for bad in ("", "nonsense", "WyJ4IixbIjEiXV0"):
+            reply = await project.call("rooms", after=bad)
+            assert (reply.status_code, reply.outcome) == (422, "error")
+            told = json.loads(reply.body)["error"]
+            assert told["code"] == "bad-cursor" and told["message"].startswith("the cursor is n")
+            assert "next" in told["hint"] and told["request_id"] == str(project.last)
+            execution = project.execution()
+            assert (execution["outcome"], execution["status_code"]) == ("error", 422)
+            assert execution["error"]["type"] == "InputError"
+            assert "fingerprint" not in execution["error"]
+            assert execution["error"]["stack"][-1]["function"] == "rooms"
+        reply = await project.call("forgiving", after="nonsense")
+        assert (reply.status_code, reply.body) == (200, b'"bad-cursor"')
