@@ -222,13 +222,11 @@ class Transaction:
         prefix = self._prefix(text, request_id, span_id)
         suffix = self._suffix(text, request_id)
         try:
-            batch = await self._send([*prefix, statement, *suffix])
+            batch = await self._send([*prefix, statement, *suffix], first=first)
         except BaseException:
             if not self.failed and not self.lost:
                 self._restore_state(before)  # nothing was sent
             raise
-        if first:
-            self.snapshot = batch[1].rows[0][0]
         self._leaves_state = self._leaves_state or text.leaves_state
         self._settles = self._settles or text.verb in _MAKES_CONSTRAINTS
         if text.reads_only:
@@ -377,7 +375,9 @@ class Transaction:
                 newest = max(newest, int(seq))
         self._read_up_to = str(newest)
 
-    async def _send(self, statements: list[Sendable], *, finish: bool = False) -> Batch:
+    async def _send(
+        self, statements: list[Sendable], *, finish: bool = False, first: bool = False
+    ) -> Batch:
         """One round trip; raises the server's error and notes what it did to the transaction."""
         conn = self._conn
         assert conn is not None
@@ -386,6 +386,9 @@ class Transaction:
         except BaseException:
             self._note_state()
             raise
+        if first and batch[1].error is None and not batch[1].aborted:
+            # Also of a statement that fails: what it failed on is what the snapshot saw.
+            self.snapshot = batch[1].rows[0][0]
         if batch.error is not None:
             self._note_state()
             raise batch.error

@@ -13,6 +13,8 @@ from tests.conftest import Database
 from .application import open_project
 
 FUNCTIONS = """
+import psycopg
+
 @define_function
 async def create(ctx: Context, email: str) -> dict:
     user = await ctx.db.table("users").insert({"email": email})
@@ -107,6 +109,15 @@ async def many(ctx: Context):
     await ctx.db.execute("select 1/0")
 
 @define_function
+async def fail_at_once(ctx: Context) -> dict:
+    try:
+        async with ctx.db.transaction():
+            await ctx.db.execute("update counters set n = -1 where id = 1")
+    except psycopg.errors.CheckViolation:
+        await ctx.db.execute("update counters set n = n + 1 where id = 1")
+    return {}
+
+@define_function
 async def commit_itself(ctx: Context):
     await ctx.db.execute("insert into users (email) values ('x')")
     await ctx.db.execute("commit")
@@ -142,6 +153,18 @@ async def test_success_commits_rows_and_record_together(flux) -> None:
         "update counters",
     ]
     assert all(s["location"]["file"] == "functions/main.py" for s in spans.values())
+
+
+async def test_the_snapshot_is_known_although_the_first_statement_failed(flux) -> None:
+    await flux.call("fail_at_once")
+    record = flux.execution()
+    assert (record["outcome"], len(record["xids"])) == ("ok", 1)
+    (seen,) = flux.rows(
+        "select pg_visible_in_snapshot(%s::text::xid8, %s::text::pg_snapshot) as own",
+        str(record["xids"][0]), str(record["snapshot"]),
+    )
+    assert seen["own"] is False
+
 
 
 async def test_raised_error_keeps_row_changes_as_rolled_back(flux) -> None:
