@@ -1,16 +1,19 @@
 """The order in which the requests of an incident are replayed, and which of them may run at once.
 
 Pure. Laws:
-- Who changed rows stands where its record was made, just before it committed: of two that changed
-  one row, the second could go on only once the first had committed.
+- Who changed rows stands before all whose snapshot saw that, and behind all others. Among those
+  that no snapshot tells apart it stands where its record was made, just before it committed: of two
+  that changed one row, the second could go on only once the first had committed.
 - Who only read stands behind all whose commits its snapshot saw, and before the others.
+- What others saw is surer than any clock: those of two nodes differ, and of two that commit at once
+  the first to be recorded may be the second to be seen.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flux_pg.replay.incident_selection import Candidate
 
@@ -48,27 +51,37 @@ def age_of(text: str) -> tuple[int, int, int]:
     return snapshot.xmax, snapshot.xmin, -len(snapshot.open)
 
 
+def with_snapshots(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Requests by their start. Who has no snapshot is given that of the one before it, or, if that
+    sees what it committed itself, the newest that does not; nobody gets one if nobody has any."""
+    known = sorted({one.snapshot for one in candidates if one.snapshot is not None}, key=age_of)
+    last = known[0] if known else None
+    placed = []
+    for one in sorted(candidates, key=lambda one: (one.started_us, one.request_id)):
+        last = one.snapshot or last
+        if one.snapshot is None and last is not None:
+            before = known[max(_first_to_see_any(one, known) - 1, 0)]
+            placed.append(replace(one, snapshot=min(last, before, key=age_of)))
+        else:
+            placed.append(one)
+    return placed
+
+
+def _first_to_see_any(one: Candidate, known: Sequence[str]) -> int:
+    return bisect_left(known, True, key=lambda text: any(map(read_snapshot(text).sees, one.xids)))
+
+
 def in_commit_order(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Put requests in the order of the module."""
-    writers = sorted(
-        (one for one in candidates if one.writes), key=lambda one: (one.ended_us, one.request_id)
-    )
-    ends = [one.ended_us for one in writers]
-    placed = [((place, 1, one.ended_us), one) for place, one in enumerate(writers)]
-    for one in candidates:
-        if not one.writes:
-            placed.append(((_place_of_reader(one, writers, ends), 2, one.started_us), one))
-    placed.sort(key=lambda pair: (pair[0], pair[1].request_id))
-    return [one for _, one in placed]
+    placed = with_snapshots(candidates)
+    texts = sorted({one.snapshot for one in placed if one.snapshot is not None}, key=age_of)
+    snapshots = [read_snapshot(text) for text in texts]
+    numbers = {text: number for number, text in enumerate(texts)}
 
+    def place(one: Candidate) -> tuple[int, bool, int, str]:
+        if one.writes and one.xids:
+            seen = bisect_left(snapshots, True, key=lambda s: all(map(s.sees, one.xids)))
+            return seen, False, one.ended_us, one.request_id
+        return numbers.get(one.snapshot or "", 0), True, one.started_us, one.request_id
 
-def _place_of_reader(reader: Candidate, writers: Sequence[Candidate], ends: list[int]) -> int:
-    """The place of the last writer that it saw; -1 if there is none."""
-    if reader.snapshot is None:
-        return bisect_left(ends, reader.started_us) - 1
-    snapshot = read_snapshot(reader.snapshot)
-    # Whose record was made after this one's end committed later, too.
-    for place in range(bisect_left(ends, reader.ended_us) - 1, -1, -1):
-        if any(snapshot.sees(xid) for xid in writers[place].xids):
-            return place
-    return -1
+    return sorted(placed, key=place)

@@ -11,10 +11,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from flux_pg.replay.incident_changes import Change, Row
-from flux_pg.replay.incident_order import Snapshot, age_of, in_commit_order, read_snapshot
+from flux_pg.replay.incident_order import (
+    Snapshot,
+    age_of,
+    in_commit_order,
+    read_snapshot,
+    with_snapshots,
+)
 from flux_pg.replay.incident_selection import Candidate
 
 
@@ -57,7 +63,7 @@ def plan_chained(candidates: Sequence[Candidate], changes: Iterable[Change]) -> 
 
 def plan_isolated(candidates: Sequence[Candidate], changes: Iterable[Change]) -> list[Step]:
     """The steps of an isolated replay."""
-    ordered = _in_snapshot_order(candidates)
+    ordered = sorted(with_snapshots(candidates), key=_age)
     groups: dict[int, list[Change]] = defaultdict(list)
     for change in changes:
         groups[change.xid].append(change)
@@ -80,18 +86,8 @@ def _interleave(
     return steps
 
 
-def _in_snapshot_order(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """By snapshot; who had none saw what the request before it saw."""
-    placed = []
-    last = next((one.snapshot for one in candidates if one.snapshot), None)
-    for one in sorted(candidates, key=lambda one: (one.started_us, one.request_id)):
-        last = one.snapshot or last
-        placed.append(replace(one, snapshot=last))
-    return sorted(placed, key=lambda one: (_age(one), one.request_id))
-
-
-def _age(one: Candidate) -> tuple[int, int, int]:
-    return age_of(one.snapshot) if one.snapshot else (0, 0, 0)
+def _age(one: Candidate) -> tuple[tuple[int, int, int], str]:
+    return (age_of(one.snapshot) if one.snapshot else (0, 0, 0)), one.request_id
 
 
 def _snapshots(ordered: Sequence[Candidate]) -> list[tuple[int, Snapshot]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 
@@ -17,6 +17,9 @@ from tests.chaos.served import Served, until
 from tests.conftest import Database
 from tests.replay.fidelity_service import Service
 from tests.replay.fidelity_traffic import Answer, send_all, send_secrets
+
+Way = Literal["recorded", "chained", "isolated"]
+"""From the record; on one state for all; on each request's own."""
 
 PROJECT = Path(__file__).parent / "fidelity_project"
 ENVIRONMENT = {"FIDELITY_ENV": "blue", "FIDELITY_API_KEY": "sesame"}
@@ -53,8 +56,9 @@ class Recording:
     def _connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.database.superuser, autocommit=True)
 
-    async def replay(self, mode: Mode, requests: list[Candidate]) -> Done:
+    async def replay(self, way: Way, requests: list[Candidate]) -> Done:
         """Replay requests on the code that is there now."""
+        mode: Mode = "recorded" if way == "recorded" else "as-of"
         settings = Settings(
             project_dir=self.project,
             state_dir=self.project / ".flux",
@@ -64,7 +68,7 @@ class Recording:
         with self._connect() as conn, self._connect() as write_conn:
             async with open_incident(
                 settings, self.database.app, mode, requests, conn=conn, write_conn=write_conn,
-                chained=True, on_output=self.printed.extend,
+                chained=way != "isolated", on_output=self.printed.extend,
             ) as incident:  # fmt: skip
                 done = await incident.play(lambda _: None)
         assert (incident.egress, incident.load_errors) == ("enforced", [])

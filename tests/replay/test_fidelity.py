@@ -13,12 +13,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from flux_pg.replay.engine import Mode
 from flux_pg.replay.incident import Replayed
 from tests.conftest import Database
 from tests.replay.fidelity_mutants import HARMLESS, MUTANTS, mutate
 from tests.replay.fidelity_oracle import Difference, Oracle
-from tests.replay.fidelity_recording import Done, Recording, record
+from tests.replay.fidelity_recording import Done, Recording, Way, record
 from tests.replay.fidelity_service import open_service
 from tests.replay.fidelity_traffic import NEEDING_SECRETS
 
@@ -26,7 +25,7 @@ SCALE = float(os.environ.get("FLUX_TEST_SCALE", "1"))
 SEED = int(os.environ.get("FLUX_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
 REQUESTS = max(1, round(150 * SCALE))
 
-MODES: tuple[Mode, ...] = ("recorded", "as-of")
+WAYS: tuple[Way, ...] = ("recorded", "chained", "isolated")
 
 pytestmark = pytest.mark.timeout(120 + 120 * SCALE)
 
@@ -43,18 +42,18 @@ async def test_recorded_traffic_replays_as_it_was(
     requests = recording.requests()
     mix = [one for one in requests if one.function not in NEEDING_SECRETS]
     faults: list[str] = []
-    for mode in MODES:
-        done = await recording.replay(mode, mix)
+    for way in WAYS:
+        done = await recording.replay(way, mix)
         print(*done.skipped, sep="\n", end="\n" * bool(done.skipped))
-        faults += check_replays(recording, mode, done)
+        faults += check_replays(recording, way, done)
     assert not faults, f"{len(faults)} faults:\n" + "\n".join(one[:500] for one in faults[:25])
     mutate(recording.project)
     others = {*MUTANTS, *HARMLESS, *NEEDING_SECRETS}
-    for mode in MODES:
-        done = await recording.replay(mode, [one for one in requests if one.function in others])
+    for way in WAYS:
+        done = await recording.replay(way, [one for one in requests if one.function in others])
         secret = [one for one in done.replayed if one.run.function in NEEDING_SECRETS]
-        check_secrets(mode, secret)
-        check_mutants(recording, mode, [one for one in done.replayed if one not in secret])
+        check_secrets(way, secret)
+        check_mutants(recording, way, [one for one in done.replayed if one not in secret])
     assert service.asked == asked
 
 
@@ -74,7 +73,7 @@ def check_answers(recording: Recording) -> None:
             assert recorded == json.loads(answer.body) or "redacted:" in str(recorded)
 
 
-def check_replays(recording: Recording, mode: Mode, done: Done) -> list[str]:
+def check_replays(recording: Recording, way: Way, done: Done) -> list[str]:
     """Hold every replay against the record, by the oracle and by its verdict; what is wrong."""
     replayed = done.replayed
     with psycopg.connect(recording.database.superuser) as conn:
@@ -83,40 +82,40 @@ def check_replays(recording: Recording, mode: Mode, done: Done) -> list[str]:
     assert {one.request_id for one in requests} == {one.run.request_id for one in replayed}
     same, unlike, faults = 0, [], []
     for one in replayed:
-        found = differences(oracle, mode, one)
+        found = differences(oracle, way, one)
         name = f"{one.run.function} {one.run.request_id}"
         if not found:
             same += 1
             # Behind an interleaved one that was not put right, times may be those of the replay.
             if one.verdict != "same" and not done.skipped:
-                faults.append(f"{mode}: {name} is called {one.verdict}: {told(one)}")
+                faults.append(f"{way}: {name} is called {one.verdict}: {told(one)}")
             continue
-        cause = oracle.meanwhile(one.run.request_id) if mode == "as-of" else ""
+        cause = oracle.meanwhile(one.run.request_id) if way != "recorded" else ""
         if one.verdict == "same":
-            faults.append(f"{mode}: {name} is called same: {found[:2]}")
+            faults.append(f"{way}: {name} is called same: {found[:2]}")
         unlike.append(f"{name} {one.verdict}: {cause or found[:3]}")
         if not cause:
-            faults.append(f"{mode}: {name} ({one.verdict}) differs: {found[:3]}, {told(one)}")
+            faults.append(f"{way}: {name} ({one.verdict}) differs: {found[:3]}, {told(one)}")
     share = same / len(replayed)
-    print(f"{mode}: {same} of {len(replayed)} requests exactly as recorded ({share:.2%})")
+    print(f"{way}: {same} of {len(replayed)} requests exactly as recorded ({share:.2%})")
     print(*(one[:500] for one in unlike), sep="\n")
     if len(unlike) > max(3, len(replayed) / 100):  # of few, a percent is less than one
-        faults.append(f"{mode}: only {share:.2%} are exactly as recorded")
+        faults.append(f"{way}: only {share:.2%} are exactly as recorded")
     return faults
 
 
-def check_secrets(mode: Mode, replayed: list[Replayed]) -> None:
+def check_secrets(way: Way, replayed: list[Replayed]) -> None:
     """A replay that needs what was redacted says so; without a database, to write is to pass on."""
     for one in replayed:
         first = one.result.first_divergence
-        if one.run.function == "keep_secret" and mode == "recorded":
+        if one.run.function == "keep_secret" and way == "recorded":
             assert (one.verdict, first) == ("same", None)
         else:
             assert first is not None
             assert (one.verdict, first["reason"]) == ("diverged", "redacted")
 
 
-def check_mutants(recording: Recording, mode: Mode, replayed: list[Replayed]) -> None:
+def check_mutants(recording: Recording, way: Way, replayed: list[Replayed]) -> None:
     """Of other code no verdict is `same` where the oracle sees a difference, nor the other way."""
     with psycopg.connect(recording.database.superuser) as conn:
         oracle = Oracle(conn)
@@ -124,7 +123,7 @@ def check_mutants(recording: Recording, mode: Mode, replayed: list[Replayed]) ->
     for one in replayed:
         function = str(one.run.function)
         # Lines move with every edit.
-        found = [item for item in differences(oracle, mode, one) if ".stack" not in item.place]
+        found = [item for item in differences(oracle, way, one) if ".stack" not in item.place]
         seen.add(function)
         if found:
             unlike.add(function)
@@ -132,16 +131,16 @@ def check_mutants(recording: Recording, mode: Mode, replayed: list[Replayed]) ->
             faults.append(f"{function} is called {one.verdict}: {found[:3]}, {told(one)}")
         if found and function in HARMLESS:
             faults.append(f"{function} does the same, and differs: {found[:3]}")
-    print(f"{mode}: of {len(seen)} changed functions {len(unlike)} do something else")
+    print(f"{way}: of {len(seen)} changed functions {len(unlike)} do something else")
     assert not faults, f"{len(faults)} faults:\n" + "\n".join(one[:500] for one in faults[:25])
 
 
-def differences(oracle: Oracle, mode: Mode, one: Replayed) -> list[Difference]:
+def differences(oracle: Oracle, way: Way, one: Replayed) -> list[Difference]:
     """What the oracle finds; that there was no replay is a difference too."""
     result = one.result
     if result.replay_id is None or result.first_divergence is not None:
         return [Difference("replay", "there", result.first_divergence or result.problem)]
-    mutations = result.mutations if mode == "as-of" else None
+    mutations = result.mutations if way != "recorded" else None
     return oracle.differences(one.run.request_id, result.replay_id, mutations)
 
 

@@ -45,6 +45,24 @@ def test_writers_stand_by_their_end_and_readers_behind_what_they_saw() -> None:
     assert [one.request_id for one in ordered] == ["before", "quick", "between", "slow", "after"]
 
 
+def test_what_was_seen_tells_the_order_of_commits_better_than_clocks_do() -> None:
+    late = request("late", snapshot="10:10:", xid=11, start=0, end=90)
+    early = request("early", snapshot="10:10:", xid=10, start=0, end=100)  # its clock is ahead
+    between = request("between", snapshot="11:12:11", start=50, end=60)
+    ordered = in_commit_order([late, between, early])
+    assert [one.request_id for one in ordered] == ["early", "between", "late"]
+
+
+def test_who_has_no_snapshot_does_not_stand_behind_what_it_committed_itself() -> None:
+    unknown = request("unknown", snapshot=None, xid=20, start=30, end=50)
+    slow = request("slow", snapshot="30:30:", start=20, end=90)  # it began, then waited
+    first = request("first", snapshot="15:15:", xid=15, start=10, end=15)
+    steps = plan_isolated([slow, unknown, first], [change(1, 15, "1"), change(2, 20, "1")])
+    assert told(steps) == ["first", "unknown", "xid 15", "xid 20", "slow"]
+    steps = plan_chained([slow, unknown, first], [])
+    assert told(steps) == ["first", "unknown", "slow"]
+
+
 def test_what_others_did_stands_before_who_saw_it_and_before_who_came_after_it_on_a_row() -> None:
     reader = request("reader", snapshot="10:10:", end=5)
     # Its snapshot does not see 20, but its change of row 1 came after that one's.
