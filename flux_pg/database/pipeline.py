@@ -296,21 +296,23 @@ def _plan(
     tx: TransformerLike,
     statements: Sequence[Sendable],
 ) -> list[_Planned]:
-    planned: list[_Planned] = []
-    look_up = conn.prepared.look_up
-    converted: _Converted
+    # All are converted before one is looked up: what cannot be converted is not sent, and none of
+    # the names that the server would have learnt with it may be taken for known.
+    converted: list[tuple[_Converted, Key, bool]] = []
     for statement in statements:
         if type(statement) is FixedStatement:
             fixed, values = statement
             key = fixed.key
-            converted = (key[0], values, key[1], None)
-            planned.append((converted, key, *look_up(key)))
+            converted.append(((key[0], values, key[1], None), key, True))
             continue
         query, params, native, prepare = statement if len(statement) == 4 else Statement(*statement)
-        converted = _convert(tx, query, params, native)
-        key = (converted[0], converted[2])
-        planned.append((converted, key, *(look_up(key) if prepare else _UNPREPARED)))
-    return planned
+        whole = _convert(tx, query, params, native)
+        converted.append((whole, (whole[0], whole[2]), prepare))
+    look_up = conn.prepared.look_up
+    return [
+        (whole, key, *(look_up(key) if prepare else _UNPREPARED))
+        for whole, key, prepare in converted
+    ]
 
 
 def _convert(tx: TransformerLike, query: Query, params: Params | None, native: bool) -> _Converted:

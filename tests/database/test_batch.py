@@ -209,6 +209,14 @@ async def test_statement_prepared_twice_in_one_batch(conn: Conn) -> None:
     assert await prepared(conn) == ["select $1::int"]
 
 
+async def test_a_batch_that_was_not_sent_has_prepared_nothing(conn: Conn) -> None:
+    for _ in range(conn.prepare_threshold + 2):
+        with pytest.raises(psycopg.ProgrammingError, match="cannot adapt"):
+            await run_batch(conn, [("select 6", None), ("select %s", [object()])])
+    for _ in range(3):
+        assert (await run_batch(conn, [("select 6", None)])).check()[0].rows == [(6,)]
+
+
 async def test_failed_statement_stays_prepared_and_unparsed_one_does_not(conn: Conn) -> None:
     conn.prepare_threshold = 0
     for _ in range(3):
