@@ -9,6 +9,7 @@ from ..errors import UsageError
 from .query_cursor import read_cursor
 from .query_given import (
     MAX_DEPTH,
+    MAX_NUMBER,
     Names,
     Order,
     Relations,
@@ -81,9 +82,7 @@ def ask_page(
         place = read_cursor(after, table, sorts)
         pattern, after_slot = tuple(text is None for text in place), len(values)
         values.extend(text for text in place if text is not None)
-    if limit == 0:
-        raise UsageError("a page needs a limit of at least 1", "Pass how many rows it may have.")
-    slot = read_number("limit", limit, values)
+    slot = read_number("a page's limit", limit, values, 1, MAX_NUMBER - 1)
     values[slot] += 1
     names = None if columns is None else read_names(columns)
     shape = Find(

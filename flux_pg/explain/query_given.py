@@ -196,14 +196,16 @@ def _relation(key: Any, given: Any, values: list[Any], depth: int) -> Related:
     )
 
 
-def read_number(what: str, number: Any, values: list[Any]) -> int:
+def read_number(
+    what: str, number: Any, values: list[Any], least: int = 0, most: int = MAX_NUMBER
+) -> int:
     """The place of a limit or offset.
 
     Raises:
         UsageError: It is no number of rows.
     """
-    if type(number) is not int or not 0 <= number <= MAX_NUMBER:
-        raise wrong(what, number, "a whole number that is not negative")
+    if type(number) is not int or not least <= number <= most:
+        raise wrong(what, number, f"a whole number from {least} to {most}")
     values.append(number)
     return len(values) - 1
 

@@ -12,7 +12,6 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from functools import partial
 from typing import Any, NoReturn
 
 import msgspec
@@ -24,7 +23,7 @@ from ..records import HttpRequest, SpanRecord
 from .boundaries.log import span_place
 from .run import Run, asking_frame, current_span
 from .session import current_block
-from .tables import Table, Tables, is_plain, message
+from .tables import Table, Tables, is_plain, send
 
 Row = dict[str, Any]
 Handle = Callable[[str, dict[str, Any]], Awaitable[Any]]
@@ -122,9 +121,8 @@ class Database:
     def _ask_table(self, asked: Asked) -> Any:
         compiled = self._tables.known(asked.shape)
         if compiled is not None and is_plain(compiled):
-            return _ask(self._handle, self._blocking, "db.query", message(asked, compiled))
-        answer = partial(self._tables.answer, self._handle)
-        return _ask(answer, self._blocking, "db.table", {"asked": asked})
+            return _ask(send, self._blocking, self._handle, asked, compiled)
+        return _ask(self._tables.answer, self._blocking, self._handle, "db.table", {"asked": asked})
 
     def query(self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Any:
         """Run a statement; returns its rows as dicts (empty where it gives none).
@@ -172,8 +170,8 @@ class Database:
         Raises:
             UsageError: It is no such query, or as that method raises.
         """
-        answer = partial(self._tables.answer, self._handle)
-        return _ask(answer, self._blocking, "db.table", {"document": document})
+        asked = {"document": document}
+        return _ask(self._tables.answer, self._blocking, self._handle, "db.table", asked)
 
     def transaction(self) -> Any:
         """A block that is rolled back on its own when it raises.
@@ -509,14 +507,14 @@ class OwnSpan(AbstractAsyncContextManager[SpanRecord]):
         self.__exit__(kind, error, trace)
 
 
-def _ask(handle: Handle, blocking: bool, op: str, arguments: dict[str, Any]) -> Any:
+def _ask(handle: Callable[..., Awaitable[Any]], blocking: bool, *arguments: Any) -> Any:
     """A message to the dispatcher: an awaitable in async functions, the answer in plain ones."""
     if not blocking:
-        return handle(op, arguments)
+        return handle(*arguments)
     # The user's line is on this thread's stack, not on that of the task which does the work.
     token = asking_frame.set(sys._getframe(1))
     try:
-        return trio.from_thread.run(handle, op, arguments)
+        return trio.from_thread.run(handle, *arguments)
     except RuntimeError as error:
         _explain_thread(error)
     finally:

@@ -34,6 +34,7 @@ from ..explain.query_given import Names, Order, Relations
 from ..explain.query_shape import Asked, Insert, Shape
 from ..explain.query_sql import Compiled, Nested, compile_shape, parameters_of
 from ..explain.query_words import Condition
+from .unsendable import explain_unsent
 
 Handle = Callable[[str, dict[str, Any]], Awaitable[Any]]
 
@@ -130,8 +131,24 @@ class Tables:
         if asked is None:
             asked = ask_document(arguments["document"])
         compiled = await self.compiled(asked.shape, handle)
-        result = await handle("db.query", message(asked, compiled))
-        return finish(asked, compiled, result)
+        return finish(asked, compiled, await send(handle, asked, compiled))
+
+
+async def send(handle: Handle, asked: Asked, compiled: Compiled) -> Any:
+    """Run a compiled query: what the database gave.
+
+    Raises:
+        UsageError: A value is none that can be sent; nothing was.
+        psycopg.Error: Postgres refused it.
+    """
+    asking = message(asked, compiled)
+    try:
+        return await handle("db.query", asking)
+    except (psycopg.Error, TypeError, ValueError) as error:
+        unsent = explain_unsent(asked, compiled, asking["params"], error)
+        if unsent is None:
+            raise
+        raise unsent from error
 
 
 def message(asked: Asked, compiled: Compiled) -> dict[str, Any]:

@@ -315,7 +315,12 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("orders", {"related": {"lines": "skuu"}}, "lines has no column 'skuu'", "'sku'"),
     ("orders", {"related": {"lines": {"wher": {}}}}, "no option 'wher'", "where"),
     ("orders", {"related": {"state": {"relation": "lines"}}}, "both a column", "another name"),
-    ("orders", {"where": {"total": [1, "a"]}, "limit": -1}, "limit is -1", "not negative"),
+    (
+        "orders",
+        {"where": {"total": [1, "a"]}, "limit": -1},
+        "limit is -1",
+        "from 0 to 9223372036854775807",
+    ),
     ("orders", {"limit": True}, "limit is True", "whole number"),
     ("orders", {"offset": "1"}, "offset is '1'", "whole number"),
     ("orders", {"where": {"state": q.like(5)}}, "state: like is 5", "a text"),
@@ -389,7 +394,7 @@ async def test_a_page_needs_a_cursor_of_its_own(desk: Desk) -> None:
         with pytest.raises(UsageError, match="the cursor") as refused:
             await desk.table(table).page(order=order, after=after)
         assert refused.value.code == "bad-cursor"
-    with pytest.raises(UsageError, match="limit of at least 1"):
+    with pytest.raises(UsageError, match="a page's limit is 0"):
         await orders.page(limit=0)
     with pytest.raises(UsageError, match="heap has no key"):
         await desk.table("heap").page()
@@ -591,6 +596,88 @@ async def test_secrets_in_related_rows_and_cursors_are_not_recorded(
         recorded = str(project.spans()) + str(project.execution())
         assert "hunter" not in recorded and "k-123456" not in recorded
         assert "blue" in recorded
+
+
+UNSENDABLE: list[tuple[Any, str]] = [
+    (lambda desk: desk.table("orders").find({"total": q.gt(q.lt(1))}), "orders.total .* Test"),
+    (lambda desk: desk.table("orders").find({"state": object()}), "orders.state .* object"),
+    (lambda desk: desk.table("orders").count({"id": q.in_([q.lt(1)])}), "orders.id .* list"),
+    (lambda desk: desk.table("orders").find({"id": [1, "a"]}), "orders.id .* list.*mixed types"),
+    (
+        lambda desk: desk.table("customers").insert({"email": "x", "tags": {"a"}}),
+        "customers.tags .* set",
+    ),
+    (
+        lambda desk: desk.table("customers").insert(
+            [{"email": "x", "data": 1}, {"email": "y", "data": {"a": object()}}]
+        ),
+        "customers.data .* dict.*not JSON serializable",
+    ),
+    (
+        lambda desk: desk.table("customers").insert(
+            {"email": "x"}, on_conflict="email", update={"region_id": 1j}
+        ),
+        "customers.region_id .* complex",
+    ),
+    (lambda desk: desk.table("orders").update({"id": 10}, {"state": "a\0"}), "orders.state .* NUL"),
+    (lambda desk: desk.table("orders").delete({"state": q.not_(type)}), "orders.state .* type"),
+    (
+        lambda desk: desk.table("customers").find(
+            related={"orders": {"where": {"state": object()}, "limit": 1}}, limit=3
+        ),
+        "customers.orders.state .* object",
+    ),
+]
+
+
+@pytest.mark.parametrize(("ask", "told"), UNSENDABLE)
+async def test_a_value_that_cannot_be_sent_is_named_with_its_column(
+    desk: Desk, ask: Any, told: str
+) -> None:
+    for _ in range(2):
+        with pytest.raises(UsageError, match=told) as refused:
+            await ask(desk)
+        assert refused.value.code == "wrong-value" and refused.value.hint
+    assert await desk.table("orders").count() == 3
+
+
+ODD = """
+from flux_pg import q
+
+@define_function
+def odd(ctx: Context):
+    rooms = ctx.db.table("rooms")
+    rooms.insert({"id": 2, "name": "kept"})
+    try:
+        rooms.find({"id": q.gt(q.lt(1))})
+    except Exception as error:
+        ctx.log.info(type(error).__name__)
+    return rooms.count()
+
+@define_function
+async def worse(ctx: Context):
+    return await ctx.db.table("rooms").find(
+        {"name": object()}
+    )
+"""
+
+
+async def test_a_value_that_cannot_be_sent_leaves_the_transaction_as_it_was(
+    tmp_path: Path, database18: Database
+) -> None:
+    rooms = "create table rooms (id int primary key, name text); insert into rooms values (1, 'a')"
+    async with open_project(tmp_path, database18, ODD, schema=rooms) as project:
+        assert (await project.call("odd")).body == b"2"
+        (log,) = [span for span in project.spans() if span["kind"] == "log"]
+        assert log["name"] == "UsageError"
+        reply = await project.call("worse")
+        error = project.execution()["error"]
+        assert error["message"] == (
+            "rooms.name is given a value of type object, which cannot be sent"
+        )
+        lines = (tmp_path / "functions" / "main.py").read_text().splitlines()
+        assert "ctx.db.table" in lines[error["stack"][-1]["line"] - 1]
+        assert reply.status_code == 500
 
 
 PAGING = """
