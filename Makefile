@@ -28,8 +28,9 @@ $(STAMP):
 run: $(STAMP)
 	@ONCE=$(ONCE) $(BIN)/python examples/orders/demo.py
 
+# ARGS go to pytest: `make test ARGS="-k queue"`.
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 test-full: $(STAMP) lint
 	FLUX_TEST_SCALE=20 $(BIN)/python -m pytest -n 2 --timeout 3600
