@@ -21,6 +21,7 @@ from psycopg import sql
 
 from flux_pg.database import roles, schema
 from flux_pg.database.binaries import Binaries, PostgresNotFound, find
+from flux_pg.database.drops import drop_database
 from flux_pg.database.embedded import SUPERUSER, EmbeddedServer
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, nohup the end of the
@@ -53,6 +54,8 @@ def memory_has_room() -> bool:
 # Databases are made and dropped by the hundred: on a slow disk that is most of the time.
 if "PYTEST_DEBUG_TEMPROOT" not in os.environ and memory_has_room():
     os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
+
+pytest_plugins = ["tests.deadline"]
 
 TEMPLATE = "flux_template"
 SYSTEM_15 = Path("/usr/lib/postgresql/15/bin")
@@ -100,9 +103,7 @@ class Server:
 
     def drop_database(self, name: str) -> None:
         with psycopg.connect(self.dsn(), autocommit=True) as conn:
-            conn.execute(
-                sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
-            )
+            assert drop_database(conn, name), f"{name} cannot be dropped"
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,9 @@ class Scratch:
         return dict(self._maker.timings)
 
     async def reset(self) -> None:
-        """Put the database back to the state it was made with; connections to it are ended.
+        """Put the database back to the state it was made with, under another name.
+
+        Connections to it are ended.
 
         Cancellation: there may be no database; reset again.
         """

@@ -122,13 +122,14 @@ class Maker:
                     self._build_from_migrations(live, admin)
                 else:
                     self._build_from_dump(live, admin, exported)
-        self._copy = self._scratch.new_name()
         self.copy_base()
         self._took("copy")
 
     def copy_base(self) -> None:
-        """Drop the copy, with whoever is connected to it, and make a new one of the same name."""
-        self._scratch.create(self._copy, self._base, self._owner)
+        """Drop the copy, with whoever is connected to it, and make a new one."""
+        if self._copy:
+            self._scratch.drop(self._copy)
+        self._copy = self._scratch.create(self._base, self._owner)
         # What is set for a database is not copied with it.
         with self._connection(self._scratch.dsn(LOADER, self._copy)) as conn:
             problems = definitions.apply_settings(conn, self._copy, self._source)
@@ -171,8 +172,7 @@ class Maker:
         definitions.make_roles(scratch, source)
         known = {role["name"] for role in source.roles}
         self._owner = source.owner if source.owner in known else LOADER
-        self._base = scratch.new_name()
-        scratch.create(self._base, scratch.blank(), self._owner)
+        self._base = scratch.create(scratch.blank(), self._owner)
 
     def _build_from_dump(self, live: Connection, admin: Connection, exported: str) -> None:
         """The source's definitions of today, with the rows between their two parts."""

@@ -5,7 +5,8 @@ time, no role or log of the project's own server is touched, and no way leads fr
 
 Laws:
 - A scratch database is in use while its maker holds the advisory lock of its name; one that nobody
-  holds was left behind by a process that died, and whoever makes the next one drops it.
+  holds was left behind, by a process that died or as it could not be dropped in good time, and
+  whoever makes the next one drops it.
 - No SQL of the source runs as a superuser but its definitions; rows are loaded, and replays run,
   as roles that are none.
 """
@@ -25,6 +26,7 @@ from psycopg import sql
 
 from flux_pg.database import roles, schema, sql_files
 from flux_pg.database.cluster import SUPERUSER, EmbeddedError
+from flux_pg.database.drops import drop_database
 from flux_pg.database.embedded import EmbeddedServer
 
 LOADER = "flux_scratch"
@@ -91,7 +93,8 @@ class ScratchServer:
             return
         try:
             for name in list(self._made):
-                self.drop(name)
+                if not self.drop(name):
+                    break  # whatever is in the way is in the way of the others, too
         finally:
             self._guard.close()
             self._guard = None
@@ -106,35 +109,37 @@ class ScratchServer:
             return psycopg.conninfo.make_conninfo(dsn, options=f"-c role={role}")
         return self.server.dsn(role, dbname)
 
-    def new_name(self) -> str:
-        """A name for a database, held by this process from now on."""
+    def _new_name(self) -> str:
         name = PREFIX + os.urandom(6).hex()
         self._execute("select pg_advisory_lock(%s, %s)", (_LOCK_CLASS, _lock_number(name)))
         self._made.append(name)
         return name
 
-    def create(self, name: str, template: str, owner: str) -> None:
+    def create(self, template: str, owner: str) -> str:
         """Make a database as a copy of another one, to which nobody may be connected.
 
-        One of that name is dropped before.
+        Returns:
+            Its name, held by this process from now on.
         """
-        self._execute(
-            sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
-        )
+        name = self._new_name()
         self._execute(
             sql.SQL("create database {} template {} owner {}").format(
                 sql.Identifier(name), sql.Identifier(template), sql.Identifier(owner)
             )
         )
+        return name
 
-    def drop(self, name: str) -> None:
-        """Drop a database and whoever is connected to it."""
-        self._execute(
-            sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
-        )
+    def drop(self, name: str) -> bool:
+        """Drop a database and whoever is connected to it; whether it is gone.
+
+        One that cannot be dropped in good time is left to whoever makes the next one.
+        """
+        assert self._guard is not None
+        is_gone = drop_database(self._guard, name)
         if name in self._made:
             self._made.remove(name)
             self._execute("select pg_advisory_unlock(%s, %s)", (_LOCK_CLASS, _lock_number(name)))
+        return is_gone
 
     def ensure_role(self, name: str, *, login: bool, options: str = "") -> None:
         """Make a role unless there is one."""
@@ -178,7 +183,11 @@ class ScratchServer:
 
     def _make_blank(self, name: str) -> None:
         identifier = sql.Identifier(name)
-        self._execute(sql.SQL("drop database if exists {} with (force)").format(identifier))
+        if not self.drop(name):
+            raise EmbeddedError(
+                f"the server of scratch databases cannot drop {name}: a process of it hangs",
+                f"Its log is {self.server.log_path}; end what uses it, and run this again.",
+            )
         # In C, as the embedded server's own: whatever order the source has, its indexes are made
         # anew here.
         self._execute(sql.SQL("create database {} template template0").format(identifier))
@@ -204,8 +213,10 @@ class ScratchServer:
                     self._execute(
                         sql.SQL("alter database {} is_template false").format(sql.Identifier(name))
                     )
-                self.drop(name)
+                is_gone = self.drop(name)
                 self._execute("select pg_advisory_unlock(%s, %s)", key)
+                if not is_gone:
+                    return
 
     def _execute(
         self, query: str | sql.Composed, params: Sequence[object] | None = None

@@ -60,7 +60,7 @@ class ScratchHost:
         had = tuple((file.name, file.checksum) for file in migrations.read_migrations(folder))
         key = (had, settings.tracked_schemas, settings.redact)
         if key not in self._bases:
-            name = self.scratch.new_name()
+            name = self.scratch.create(self.scratch.blank(), roles.ADMIN)
             try:
                 self._make(name, settings, folder)
             except BaseException:
@@ -71,7 +71,6 @@ class ScratchHost:
 
     def _make(self, name: str, settings: Settings, folder: Path) -> None:
         scratch = self.scratch
-        scratch.create(name, scratch.blank(), roles.ADMIN)
         with psycopg.connect(scratch.dsn(SUPERUSER, name), autocommit=True) as conn:
             roles.grant_application_rights(conn)
             switch_event_triggers(conn, on=True)
@@ -141,8 +140,7 @@ def open_database(settings: Settings, rows: Rows, sequences: Mapping[str, int]) 
     server = join_server(settings.state_dir)
     base = server.base(replace(settings, database_url=None))
     scratch = server.scratch
-    name = scratch.new_name()
-    scratch.create(name, base, roles.ADMIN)
+    name = scratch.create(base, roles.ADMIN)
     try:
         with psycopg.connect(scratch.dsn(LOADER, name), autocommit=True) as conn:
             pin(conn, replica=True)
