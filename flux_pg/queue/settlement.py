@@ -51,7 +51,7 @@ def settle(
     if outcome == "cancelled":
         # Its worker ended: no fault of the job's, so the attempt does not count.
         job.retry_in_s = 0.0
-        return [statements.release(job.worker, [job.lease_token])]
+        return [statements.cut_short(job.worker, job.lease_token)]
     if error is None or error.type not in _HOPELESS:
         job.retry_in_s = retry_in_s(job.backoff, job.attempt, job.max_attempts, _chance())
     told = None if error is None else msgspec.json.encode(error).decode()

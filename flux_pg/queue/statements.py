@@ -45,6 +45,7 @@ _EXTEND = (
     " from flux.extend_leases(%s, %s, %s * interval '1 second') as e"
 )
 _RELEASE = "select flux.release_jobs(%s, %s)"
+_CUT_SHORT = "select flux.release_jobs(%s, %s, p_ended => true)"
 _RELEASE_UNKNOWN = "select flux.release_jobs(%s, null, %s)"
 _NOTIFY = "select pg_catalog.pg_notify(%s, '')"
 
@@ -88,6 +89,11 @@ def extend(worker: UUID, tokens: Iterable[UUID], lease_s: float) -> Statement:
 def release(worker: UUID, tokens: Iterable[UUID] | None) -> Statement:
     """Give back what was never begun; of None everything of the worker's without a record."""
     return Statement(_RELEASE, (str(worker), None if tokens is None else list(tokens)))
+
+
+def cut_short(worker: UUID, token: UUID) -> Statement:
+    """Give back what was begun and ended with its worker; the attempt has a record all the same."""
+    return Statement(_CUT_SHORT, (str(worker), [token]))
 
 
 def release_unknown(worker: UUID, known: Iterable[UUID]) -> Statement:

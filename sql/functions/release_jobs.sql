@@ -1,5 +1,8 @@
 create function flux.release_jobs(
-    p_worker uuid, p_tokens uuid[] default null, p_known uuid[] default '{}'
+    p_worker uuid,
+    p_tokens uuid[] default null,
+    p_known uuid[] default '{}',
+    p_ended boolean default false
 ) returns bigint
 language plpgsql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
@@ -24,7 +27,8 @@ begin
     ) as h;
     update flux.job_queue as q
     set lease_token = null, worker = null, claimed_at = null, lease_expires_at = null,
-        attempt = q.attempt - 1
+        attempt = q.attempt - 1,
+        last_request_id = case when p_ended then q.lease_token else q.last_request_id end
     where q.job_id = any (v_held.jobs);
     get diagnostics v_released = row_count;
     -- Asked only now: whoever requests a cancellation locks the job first.
@@ -35,5 +39,5 @@ begin
 end
 $$;
 
-comment on function flux.release_jobs(uuid, uuid[], uuid[]) is
-    'Gives back jobs that a worker claimed but never began; the attempt does not count. Without tokens: all its leases that have no execution record, once its journal was recovered; of a worker that lives, but for those in p_known. A job that was to be cancelled is.';
+comment on function flux.release_jobs(uuid, uuid[], uuid[], boolean) is
+    'Gives back jobs that a worker claimed but never began, or whose attempt ended with the worker (p_ended); the attempt does not count. Without tokens: all its leases that have no execution record, once its journal was recovered; of a worker that lives, but for those in p_known. A job that was to be cancelled is.';
