@@ -15,7 +15,7 @@ from flux_pg.cli.style import Style
 
 if TYPE_CHECKING:
     from flux_pg.cli.scope import Scope
-    from flux_pg.replay.incident import Replayed
+    from flux_pg.replay.judging import Replayed
 
 VERDICTS = ("same", "fixed", "regressed", "changed", "diverged", "interleaved")
 _PAUSE_S = 0.1

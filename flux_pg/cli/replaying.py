@@ -17,8 +17,8 @@ from flux_pg.config import Settings, masked
 from flux_pg.errors import UsageError
 
 if TYPE_CHECKING:
-    from flux_pg.replay.incident import Replayed
     from flux_pg.replay.incident_selection import Candidate
+    from flux_pg.replay.judging import Replayed
 
 Mode = Literal["recorded", "as-of", "in-place"]
 _DIVERGED = 5

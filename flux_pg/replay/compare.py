@@ -62,13 +62,13 @@ def is_repeated(recorded: RecordedRun, result: ReplayResult, mutations: Rows | N
     """
     if result.first_divergence is not None or result.problem is not None:
         return False
-    ends = [
-        [one.outcome, one.status_code, one.response, one.error] for one in (recorded, result)
-    ]
+    ends = [[one.outcome, one.status_code, one.response, one.error] for one in (recorded, result)]
     if to_json(ends[0]) != to_json(ends[1]):
         return False
-    if mutations is not None and result.mutations is not None and (
-        to_json(_changes(mutations)) != to_json(_changes(result.mutations))
+    if (
+        mutations is not None
+        and result.mutations is not None
+        and (to_json(_changes(mutations)) != to_json(_changes(result.mutations)))
     ):
         return False
     return to_json(_steps(recorded.spans)) == to_json(_steps(result.spans))

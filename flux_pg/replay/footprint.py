@@ -27,6 +27,7 @@ Resource = tuple[str, tuple[str | None, ...] | None]
 """A table, or something like one, and the key of a row; None for all of it."""
 
 EVERYTHING = "*"
+INSERTS = "inserts"
 
 _TABLES = """
 select c.relname::text as name, c.relkind in ('r', 'p') and not c.relispartition
@@ -91,6 +92,24 @@ class Footprint:
     reads: set[Resource] = field(default_factory=set)
     writes: set[Resource] = field(default_factory=set)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether nothing was touched that is not named."""
+        return (EVERYTHING, None) not in self.writes
+
+    def may_touch(self, resources: Iterable[Resource]) -> bool:
+        """Whether one of these rows, or tables, may be among what was touched."""
+        if not self.is_known:
+            return any(True for _ in resources)
+        touched = self.reads | self.writes
+        return any(
+            (table, key) in touched
+            or (table, None) in touched
+            or (f"{INSERTS} {table}", None) in touched
+            or (key is None and any(name == table for name, _ in touched))
+            for table, key in resources
+        )
+
 
 class Catalog:
     """The relations and functions of the live database. Read once, blocking."""
@@ -111,16 +130,21 @@ class Catalog:
     ) -> Footprint:
         """What a request touched; `own` are the changes it committed."""
         found = Footprint({(EVERYTHING, None)})
-        for statement in _statements(run):
+        for statement in statements_of(run):
             self._add(found, statement)
         for change in own:
-            found.writes |= {(change.table, row[2]) for row in change.rows}
-            if change.key is None:
-                found.writes.add((change.table, None))
+            found.writes |= resources_of(change)
             found.reads |= {(name, None) for name in self._tied(change.table)}
         if draws:
             # A sequence stands where this one drew: the code of today may draw in any other, too.
             found.writes.add((EVERYTHING, None))
+        return found
+
+    def of_statements(self, statements: Iterable[Mapping[str, Any]]) -> Footprint:
+        """What statements touch."""
+        found = Footprint()
+        for statement in statements:
+            self._add(found, statement)
         return found
 
     def _tied(self, name: str) -> tuple[str, ...]:
@@ -142,7 +166,7 @@ class Catalog:
         is_write = not isinstance(tree, exp.Select) or tree.find(exp.Insert, exp.Update, exp.Delete)
         if isinstance(tree, exp.Insert):
             # Two of them may meet in a unique index, whatever their rows.
-            found.writes |= {(f"inserts {name}", None) for name in named}
+            found.writes |= {(f"{INSERTS} {name}", None) for name in named}
         key = self._key(tree, sql, statement.get("params"), named)
         for name in named:
             if not isinstance(tree, exp.Insert) or len(named) > 1:
@@ -174,18 +198,24 @@ def footprint_of(changes: Iterable[Change]) -> Footprint:
     """What a transaction of somebody else's touches."""
     found = Footprint({(EVERYTHING, None)})
     for change in changes:
-        found.writes |= {(change.table, row[2]) for row in change.rows}
-        if change.key is None:
-            found.writes.add((change.table, None))
+        found.writes |= resources_of(change)
     return found
 
 
-def _statements(run: RecordedRun) -> Iterator[Mapping[str, Any]]:
+def resources_of(change: Change) -> set[Resource]:
+    """The row of a change, before and after; its table, if it has no key."""
+    if change.key is None:
+        return {(change.table, None)}
+    return {(table, key) for _, table, key in change.rows}
+
+
+def statements_of(run: RecordedRun) -> Iterator[Mapping[str, Any]]:
+    """What a request asked the database, and what those that it called did."""
     for span in run.spans:
         if span.kind == "db" and isinstance(span.input, dict) and "sql" in span.input:
             yield span.input
     for called in run.calls:
-        yield from _statements(called)
+        yield from statements_of(called)
 
 
 class Queue:

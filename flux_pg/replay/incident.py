@@ -17,19 +17,17 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import trio
 
-from flux_pg.analysis.diff_document import Comparison
 from flux_pg.config import Settings
 from flux_pg.database.embedded import EmbeddedServer
 from flux_pg.errors import FluxError
 from flux_pg.replay.children import Children, Written, open_children
-from flux_pg.replay.compare import compare_replay, is_repeated
 from flux_pg.replay.engine import Child, LiveRecord, Mode, ReplayResult, open_child
 from flux_pg.replay.footprint import Queue, footprint_of
 from flux_pg.replay.incident_changes import CannotApply, Change, read_changes
@@ -37,9 +35,9 @@ from flux_pg.replay.incident_order import earliest, in_commit_order
 from flux_pg.replay.incident_plan import Step, plan_chained, plan_isolated
 from flux_pg.replay.incident_selection import Candidate
 from flux_pg.replay.incident_state import State
-from flux_pg.replay.interleaved import find_cause
+from flux_pg.replay.judging import Judge, Loaded, Replayed, judge_alone
 from flux_pg.replay.scratch import open_scratch, snapshot_before
-from flux_pg.replay.source import RecordedRun, load_changes, load_requests
+from flux_pg.replay.source import load_changes, load_requests
 from flux_pg.replay.targets import Target
 from flux_pg.runtime.values import to_json
 
@@ -47,34 +45,6 @@ _CHUNK = 100
 _AT_ONCE = {"recorded": 16, "as-of": 4, "in-place": 1}
 _SKEW = timedelta(minutes=5)
 """By how much the clocks of the nodes and of the database may differ."""
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """A request, its replay, and what that says.
-
-    Attributes:
-        cause: Of an interleaved one: what was committed while it ran.
-    """
-
-    run: RecordedRun
-    result: ReplayResult
-    comparison: Comparison
-    cause: dict[str, Any] | None = None
-
-    @property
-    def verdict(self) -> str:
-        """In one word."""
-        return self.comparison.verdict
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What is recorded of a request."""
-
-    candidate: Candidate
-    run: RecordedRun
-    changes: list[dict[str, Any]]
 
 
 @dataclass
@@ -114,12 +84,16 @@ class Incident:
         self._changes_of: dict[int, list[Change]] = {}
         for change in self.changes:
             self._changes_of.setdefault(change.xid, []).append(change)
+        self._judges = None
+        if self.state is not None:
+            self._judges = Judge(self.state.catalog, self.changes, chained=self.chained)
 
     async def play(self, on_replayed: Callable[[Replayed], None]) -> list[Replayed]:
         """Replay all of them; what came of each, in their order."""
         written = Written(_CHUNK)
         async with (
             open_children(self._open_child, self._note_child) as children,
+            open_children(self._open_control, lambda _: None) as self._controls,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(written.run)
@@ -131,6 +105,12 @@ class Incident:
         return open_child(
             self.settings, self.mode, database_url=self.target.database_url, live=self.live,
             hash_seed=seed, allow_hosts=self.hosts, write="later", on_output=self.on_output,
+        )  # fmt: skip
+
+    def _open_control(self, seed: str | None) -> AbstractAsyncContextManager[Child]:
+        return open_child(
+            self.settings, "recorded", live=self.live, hash_seed=seed, write=False,
+            on_output=lambda _: None,
         )  # fmt: skip
 
     def _note_child(self, child: Child) -> None:
@@ -186,7 +166,7 @@ class Incident:
         if loaded is None:
             return self._queue.add(number, footprint_of(step.outside))
         draws = self.state.draws(loaded.changes)
-        own = self._own(loaded.candidate)
+        own = loaded.own
         return self._queue.add(number, self.state.catalog.footprint(loaded.run, own, draws))
 
     async def _load(self, candidates: Sequence[Candidate]) -> dict[str, Loaded]:
@@ -194,7 +174,9 @@ class Incident:
             runs = load_requests(self.conn, [one.request_id for one in candidates])
             changes = load_changes(self.conn, list(runs.values()))
             return {
-                one.request_id: Loaded(one, runs[one.request_id], changes[one.request_id])
+                one.request_id: Loaded(
+                    one, runs[one.request_id], changes[one.request_id], self._own(one)
+                )
                 for one in candidates
                 if one.request_id in runs
             }
@@ -214,7 +196,7 @@ class Incident:
                 if _is_gone(result):
                     children.give_up(child)
         self.target.explain(result, run)
-        replayed = self._judge(loaded, result)
+        replayed = await self._judge(loaded, result)
         if result.records:
             await written.put(child, (result, run))
         if self.state is not None and not self.chained:
@@ -226,30 +208,37 @@ class Incident:
     async def _put_as_recorded(self, state: State, loaded: Loaded, result: ReplayResult) -> None:
         """Recorded row changes in place of the replayed ones, which stay if these do not fit."""
         try:
-            await state.take_back(result, self._own(loaded.candidate))
+            await state.take_back(result, loaded.own)
         except CannotApply as error:
             who = loaded.run.request_id
             self.skipped.append(f"a recorded change was not done again: {error} (by {who})")
+            self._note_otherwise(loaded.own, result)
 
     async def _run(self, loaded: Loaded, children: Children) -> tuple[Child, ReplayResult]:
         child = await children.get(loaded.candidate.hash_seed)
         draws = self.state.draws(loaded.changes) if self.state is not None else []
         return child, await child.replay(loaded.run, draws)
 
-    def _judge(self, loaded: Loaded, result: ReplayResult) -> Replayed:
-        rows = loaded.changes if self.mode != "recorded" else None
-        if is_repeated(loaded.run, result, rows):
-            return Replayed(loaded.run, result, Comparison("same", []))
-        comparison = compare_replay(loaded.run, result, rows)
-        if self.mode != "as-of" or comparison.verdict in ("same", "diverged"):
-            return Replayed(loaded.run, result, comparison)
-        faithful = not self.chained or all(
-            one.verdict in ("same", "interleaved") for one in self._done.values()
-        )
-        cause = find_cause(loaded.candidate, loaded.run, result, self.changes, is_faithful=faithful)
-        if cause is not None:
-            comparison = replace(comparison, verdict="interleaved")
-        return Replayed(loaded.run, result, comparison, cause)
+    async def _judge(self, loaded: Loaded, result: ReplayResult) -> Replayed:
+        if self._judges is None:
+            return judge_alone(loaded, result, with_rows=self.mode != "recorded")
+        replayed = await self._judges.judge(loaded, result, self._control)
+        if replayed.verdict not in ("same", "interleaved"):
+            self._note_otherwise(loaded.own, result)
+        return replayed
+
+    def _note_otherwise(
+        self, changes: Sequence[Change], result: ReplayResult | None = None
+    ) -> None:
+        """Rows of a chain are not as they were recorded from now on."""
+        if self._judges is not None and self.chained:
+            replayed = result.mutations if result is not None else None
+            self._judges.tainted.add(changes, replayed or ())
+
+    async def _control(self, loaded: Loaded) -> ReplayResult:
+        """What the code does with the recorded answers."""
+        child = await self._controls.get(loaded.candidate.hash_seed)
+        return await child.replay(loaded.run)
 
     def _own(self, candidate: Candidate) -> list[Change]:
         return [one for xid in candidate.xids for one in self._changes_of.get(xid, ())]
@@ -269,6 +258,7 @@ class Incident:
                     code="incomplete",
                 ) from error
             self.skipped.append(f"a recorded change was not done again: {error} (by {who})")
+            self._note_otherwise(changes)
 
 
 def _is_to_be_as_recorded(replayed: Replayed, changes: Sequence[Mapping[str, Any]]) -> bool:

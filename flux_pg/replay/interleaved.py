@@ -1,28 +1,66 @@
 """Whether a difference comes from others' commits while the recorded request ran. Pure.
 
 Under READ COMMITTED each statement sees what is committed by then; a replay sees what was committed
-before the request began, or (chained) everything that committed before it did. A statement that is
-asked as it was and gives something else is laid to such a commit only if
+before the request began, or (chained) everything that committed before it did. Asked here is only
+where the code, given the recorded answers, does what it did (see `judging`): so it is the database
+that answered otherwise, and the first statement to be asked alike and answered otherwise is what
+counts. It is laid to transactions that
 
-- it names a table of which a row was changed by a transaction that the request's snapshot does not
-  see and that wrote before the request's end; and
-- the values that differ are the ones before and after such changes; or, where a result does not
-  show the row (a sum, an error), nothing before it gives the replay another state than the record.
+- the request's snapshot does not see, and that wrote before the statement ended (in a chain, before
+  the request did: there a replay sees what committed later, too); and
+- changed a row that the statement may touch: the one with its key, or any of a table that it reads
+  otherwise;
+
+if the rows that it may touch are, up to here, as they were recorded; or else, if the values that
+differ are those before and after these changes. A statement that may read what it does not name is
+laid to others only where one of their rows or values shows.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flux_pg.records import SpanRecord
+from flux_pg.replay.footprint import Footprint, Resource, resources_of, statements_of
 from flux_pg.replay.incident_changes import Change
 from flux_pg.replay.incident_order import read_snapshot
 from flux_pg.replay.incident_selection import Candidate
 from flux_pg.replay.live_record import ReplayResult
 from flux_pg.replay.source import RecordedRun
+
+_DEPENDS_ON_ROWS = re.compile(r"\b(select|update|delete|merge|conflict)\b", re.IGNORECASE)
+
+
+class Tainted:
+    """Rows that are not as they were recorded, as what was replayed before did something else."""
+
+    def __init__(self) -> None:
+        self._resources: set[Resource] = set()
+
+    def add(self, changes: Iterable[Change], replayed: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Note what was recorded and is not so, and what is so and was not recorded.
+
+        Args:
+            changes: Recorded ones.
+            replayed: As in `flux.trace/1`.
+        """
+        for change in changes:
+            self._resources |= resources_of(change)
+        self._resources |= {(str(one["table"]), _key_of(one["pk"])) for one in replayed}
+
+    def touches(self, footprint: Footprint) -> bool:
+        """Whether one of these rows may be among what was touched."""
+        return footprint.may_touch(self._resources)
+
+
+def _key_of(pk: Any) -> tuple[str, ...] | None:
+    """The key as the log has it; None if that cannot be told from JSON."""
+    if not isinstance(pk, Mapping) or not all(type(part) in (int, str) for part in pk.values()):
+        return None
+    return tuple(str(part) for part in pk.values())
 
 
 def find_cause(
@@ -31,7 +69,9 @@ def find_cause(
     result: ReplayResult,
     changes: Sequence[Change],
     *,
-    is_faithful: bool,
+    footprint: Callable[[Iterable[Mapping[str, Any]]], Footprint],
+    tainted: Tainted,
+    chained: bool,
 ) -> dict[str, Any] | None:
     """What was committed while the request ran and explains the first difference; None if nothing.
 
@@ -40,29 +80,46 @@ def find_cause(
         run: What was recorded of it.
         result: Its replay.
         changes: Row changes of the incident's time, by whomever, in their order.
-        is_faithful: Whether the state of the replay is, up to here, the recorded one.
+        footprint: What statements touch.
+        tainted: Rows that replays before this one changed otherwise.
+        chained: Whether the replay saw all that committed before the request did.
     """
     if candidate.snapshot is None:
         return None
-    meanwhile = list(_meanwhile(candidate, changes))
-    try:
-        pair = _first_different(run, result)
-    except _AskedAnew:
-        return None
+    pair = _first_different(run, result)
     if pair is None:
-        return _describe(_of_own_rows(candidate, changes, meanwhile), run.function)
+        # It is inside a function that was called, or in what its own rows held before.
+        touched = footprint(one for one in statements_of(run) if _depends_on_rows(one))
+        if tainted.touches(touched):
+            return None
+        telling = _touching(_meanwhile(candidate, changes, candidate.ended_us), touched)
+        return _describe(telling, run.function)
     then, now = pair
-    found = [one for one in meanwhile if _names(str(then.input["sql"]), one.table)]
-    cells = _different_cells(then, now)
+    ended = run.started_at_us + then.start_us + (then.duration_us or 0)
+    touched = footprint([then.input])
+    until = candidate.ended_us if chained else ended
+    found = _touching(_meanwhile(candidate, changes, until), touched)
+    failed = then.error is not None or now.error is not None
+    if not failed and not _depends_on_rows(then.input):
+        return None  # what was inserted is its own
     shown = [one for one in found if _shows(one, then, now)]
-    telling = shown if cells and cells <= _values(shown) else []
-    if not telling and is_faithful and (not shown or then.error or now.error):
-        telling = shown or found
-    return _describe(telling, then.name)
+    cells = _different_cells(then, now)
+    if cells and cells <= _values(shown):
+        return _describe(shown, then.name)
+    if tainted.touches(touched):
+        return None
+    if touched.is_known:
+        return _describe(shown or found, then.name)
+    return _describe(shown if failed or not cells else [], then.name)
 
 
-class _AskedAnew(Exception):
-    """The code asks for what nobody had asked."""
+def _depends_on_rows(statement: Mapping[str, Any]) -> bool:
+    """Whether what a statement gives, if it does not fail, comes from rows that are there."""
+    return _DEPENDS_ON_ROWS.search(str(statement["sql"])) is not None
+
+
+def _touching(changes: Iterable[Change], touched: Footprint) -> list[Change]:
+    return [one for one in changes if touched.may_touch(resources_of(one))]
 
 
 def _describe(telling: Sequence[Change], path: str | None) -> dict[str, Any] | None:
@@ -78,18 +135,10 @@ def _describe(telling: Sequence[Change], path: str | None) -> dict[str, Any] | N
     }
 
 
-def _of_own_rows(
-    candidate: Candidate, changes: Sequence[Change], meanwhile: Sequence[Change]
-) -> list[Change]:
-    """Every statement gave what it gave: then only what its own rows held before can differ."""
-    own = {row for one in changes if one.xid in candidate.xids for row in one.rows}
-    return [one for one in meanwhile if one.rows & own]
-
-
-def _meanwhile(candidate: Candidate, changes: Iterable[Change]) -> Iterator[Change]:
+def _meanwhile(candidate: Candidate, changes: Iterable[Change], until_us: int) -> Iterator[Change]:
     snapshot = read_snapshot(candidate.snapshot or "0:0:")
     for change in changes:
-        if change.xid in candidate.xids or change.at_us > candidate.ended_us:
+        if change.xid in candidate.xids or change.at_us > until_us:
             continue
         if not snapshot.sees(change.xid):
             yield change
@@ -99,18 +148,14 @@ def _first_different(
     run: RecordedRun, result: ReplayResult
 ) -> tuple[SpanRecord, SpanRecord] | None:
     """The first statement that was asked as it was and gave something else; None if all gave the
-    same.
-
-    Raises:
-        _AskedAnew: One before it was not asked then.
-    """
+    same, or if one before it was not asked then."""
     recorded: dict[str, list[SpanRecord]] = {}
     for span in _statements(run.spans):
         recorded.setdefault(_asked(span), []).append(span)
     for now in _statements(result.spans):
         known = recorded.get(_asked(now))
         if not known:
-            raise _AskedAnew
+            return None
         then = known.pop(0)
         if _given(then) != _given(now):
             return then, now
@@ -161,7 +206,3 @@ def _shows(change: Change, then: SpanRecord, now: SpanRecord) -> bool:
     texts = {str(value) for value in given} | set(re.findall(r"\w+", str(then.input["sql"])))
     texts |= {str(cell) for span in (then, now) for row in _rows(span) for cell in row}
     return texts.issuperset(change.key)
-
-
-def _names(sql: str, table: str) -> bool:
-    return re.search(rf"\b{re.escape(table)}\b", sql, re.IGNORECASE) is not None

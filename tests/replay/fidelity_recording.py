@@ -11,8 +11,9 @@ import psycopg
 
 from flux_pg.config import Settings
 from flux_pg.replay.engine import Mode
-from flux_pg.replay.incident import Replayed, open_incident
+from flux_pg.replay.incident import open_incident
 from flux_pg.replay.incident_selection import Candidate, Wanted, select_requests
+from flux_pg.replay.judging import Replayed
 from tests.chaos.served import Served, until
 from tests.conftest import Database
 from tests.replay.fidelity_service import Service

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from flux_pg.replay.incident import Replayed
+from flux_pg.replay.judging import Replayed
 from tests.conftest import Database
 from tests.replay.fidelity_mutants import HARMLESS, MUTANTS, mutate
 from tests.replay.fidelity_oracle import Difference, Oracle

@@ -15,8 +15,9 @@ import psycopg
 import pytest
 import trio
 
-from flux_pg.replay.incident import Replayed, open_incident
+from flux_pg.replay.incident import open_incident
 from flux_pg.replay.incident_selection import Wanted, select_requests
+from flux_pg.replay.judging import Replayed
 from tests.conftest import Database, Server
 from tests.queue.jobs import run_jobs
 from tests.replay.conftest import Lab, make_lab
