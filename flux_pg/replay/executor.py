@@ -21,7 +21,7 @@ from flux_pg.runtime.recording import Ending, Recorder
 from flux_pg.runtime.replies import Rendered
 from flux_pg.runtime.run import Run
 from flux_pg.runtime.session import RunDatabase
-from flux_pg.runtime.values import to_json
+from flux_pg.runtime.values import to_exact_json
 
 Finished = tuple[Run, Ending]
 
@@ -119,9 +119,9 @@ def describe_run(run: Run, ending: Ending) -> dict[str, Any]:
     return {
         "outcome": ending.outcome,
         "status_code": ending.status_code,
-        "response": msgspec.Raw(to_json(ending.response).encode()),
-        "error": msgspec.Raw(to_json(ending.error).encode()),
-        "spans": msgspec.Raw(to_json(run.spans).encode()),
+        "response": msgspec.Raw(to_exact_json(ending.response)),
+        "error": msgspec.Raw(to_exact_json(ending.error)),
+        "spans": msgspec.Raw(to_exact_json(run.spans)),
         "incomplete": list(run.incomplete),
         "duration_us": run.elapsed_us(),
     }

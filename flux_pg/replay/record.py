@@ -419,6 +419,6 @@ def describe(span: SpanRecord) -> dict[str, Any]:
 
 def as_json(value: Any) -> Any:
     """A value as it comes back from the record."""
-    from flux_pg.runtime.values import to_json
+    from flux_pg.runtime.values import to_exact_json
 
-    return msgspec.json.decode(to_json(value))
+    return msgspec.json.decode(to_exact_json(value))

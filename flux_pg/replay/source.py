@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 from flux_pg.analysis.text import read_json
 from flux_pg.errors import FluxError, NotFoundError
 from flux_pg.records import ErrorRecord, SpanRecord
+from flux_pg.runtime.nul import show_nul
 
 _CHANGES = """
 select x.id::text, flux.mutations_json(x.id)::text as changes
@@ -211,7 +212,7 @@ def _load_calls(cursor: psycopg.Cursor[Any], runs: Sequence[RecordedRun], limit:
 
 
 def _read(document: str) -> RecordedRun:
-    row = json.loads(document)
+    row = json.loads(show_nul(document))
     contents = row.pop("contents")
     for span in row["spans"]:
         span.setdefault("parent_span_id", None)

@@ -10,7 +10,6 @@ import datetime
 import decimal
 import enum
 import math
-import re
 import uuid
 from collections.abc import Mapping, Set
 from typing import Any
@@ -19,12 +18,7 @@ import msgspec
 from psycopg.types.json import Json, Jsonb
 
 from ..errors import FluxError
-
-# json and jsonb differ on the NUL character: jsonb refuses it. It is shown as its own symbol. Pairs
-# of backslashes before its escape are backslashes of the text.
-_NUL = "\\u0000"
-_find_nul = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
-_NUL_SHOWN = r"\1\\u2400"
+from .nul import hide_nul
 
 
 class NotJson(FluxError):
@@ -72,11 +66,15 @@ def encode_reply(value: Any) -> bytes:
 
 def to_json(value: Any) -> str:
     """JSON text for the record, of any value: what JSON cannot hold is described, not dropped."""
+    return hide_nul(to_exact_json(value).decode())
+
+
+def to_exact_json(value: Any) -> bytes:
+    """The same before NUL characters are hidden, which Postgres cannot keep."""
     try:
-        text = _strict.encode(value).decode()
+        return _strict.encode(value)
     except Exception:
-        text = msgspec.json.encode(plain(value)).decode()
-    return _find_nul.sub(_NUL_SHOWN, text) if _NUL in text else text
+        return msgspec.json.encode(plain(value))
 
 
 def plain(value: Any, depth: int = 0) -> Any:

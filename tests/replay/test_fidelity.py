@@ -70,7 +70,8 @@ def check_answers(recording: Recording) -> None:
                 assert answer.headers[name] == value or value.startswith("redacted:")
             recorded = recorded["body"]
         if answer.headers.get("content-type") == "application/json":
-            assert recorded == json.loads(answer.body) or "redacted:" in str(recorded)
+            sent = answer.body.replace(b"\\u0000", "\u2400\ufe0e".encode())
+            assert recorded == json.loads(sent) or "redacted:" in str(recorded)
 
 
 def check_replays(recording: Recording, way: Way, done: Done) -> list[str]:

@@ -139,6 +139,31 @@ async def test_the_record_has_what_was_sent(lab: Lab, function: str) -> None:
     assert replayed.result.response == response
 
 
+ECHOES = """
+@define_function(method="POST")
+async def echo(ctx: Context, text: str) -> dict:
+    ctx.log.info(text)
+    if text.startswith("stop"):
+        raise ValueError(text)
+    body = ctx.request.json() if ctx.request else None
+    return {"text": text, "length": len(text), "zero": "\\x00" in text, "body": body}
+"""
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\0\ufe0e", "\u2400", "\u2400\ufe0e\ufe0e", "stop \0"])
+async def test_what_postgres_cannot_keep_is_given_again(lab: Lab, text: str) -> None:
+    async with lab.recording(ECHOES) as harness:
+        await harness.call("echo", text=text)
+        ids = [harness.last, await over_http(harness, "POST", "/echo", json={"text": text})]
+    for request_id in ids:
+        replayed = await lab.replay(request_id)
+        assert replayed.verdict == "same", str(replayed)
+        assert replayed.result.response == replayed.recorded.response
+        if replayed.recorded.outcome == "ok":
+            assert replayed.result.response["text"] == text
+            assert replayed.result.response["length"] == len(text)
+
+
 FOLLOWS = """
 import httpx
 
