@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from flux_pg.cli.explain_indexes import try_indexes
 from flux_pg.cli.explain_page import Page
 from flux_pg.cli.explain_plan import Planner
 from flux_pg.cli.explain_request import recorded_statements, repeated
@@ -58,11 +59,18 @@ from flux_pg.explain.session import Session
     help="Run the statements to see real times, and roll back. Sequences and what leaves the"
     " database stay as the statements left them.",
 )  # fmt: skip
+@click.option(
+    "--verify-indexes",
+    "build",
+    is_flag=True,
+    help="Try advised indexes by building them in a transaction that is rolled back. Nobody can"
+    " write to a table while an index on it is built. With hypopg no index is built.",
+)
 @scoped()
 def explain(
     scope: Scope, query: str | None, request: str | None, role: str | None, claims: str | None,
     settings: tuple[str, ...], catalog: Path | None, save: Path | None, row: str | None,
-    analyze: bool,
+    analyze: bool, build: bool,
 ) -> None:  # fmt: skip
     """Show how a query is compiled for a role: policies, preview, plan, effects.
 
@@ -72,10 +80,15 @@ def explain(
     Claims are what current_setting('flux.claims') and current_setting('request.jwt.claims') return,
     as JSON; a setting that is not given is unset.
 
+    Advised indexes are tried with the extension hypopg, if it is there: would Postgres use them?
+    Without it, --verify-indexes finds out.
+
     Exits 2 if Postgres does not accept a statement.
     """
     offline = catalog is not None
-    _check_usage(query, request, save, offline=offline, needs_database=bool(row or analyze))
+    _check_usage(
+        query, request, save, offline=offline, needs_database=bool(row or analyze or build)
+    )
     read_claims = _claims(claims)
     with ExitStack() as stack:
         database = None if offline else stack.enter_context(open_database(scope.settings))
@@ -95,7 +108,10 @@ def explain(
                 for statement in statements:
                     if statement.error is None and not statement.plan_note:
                         planner.plan(statement)
-        _finish(found, statements, offline=offline, analyze=analyze)
+                _finish(found, statements, offline=offline, analyze=analyze)
+                try_indexes(scope, permitted, who, statements, build=build)
+        else:
+            _finish(found, statements, offline=offline, analyze=analyze)
         if recorded is not None:
             repeated(statements)
         hidden = explain_row(scope, found, who, statements, row) if row else None
@@ -115,7 +131,8 @@ def _check_usage(
     if offline and (request is not None or needs_database or save is not None):
         raise UsageError(
             "--catalog works without a database",
-            "Leave it out to use --request, --why-not, --analyze or --save-catalog.",
+            "Leave it out to use --request, --why-not, --analyze, --verify-indexes or"
+            " --save-catalog.",
         )
 
 

@@ -7,9 +7,12 @@ from typing import Any
 
 from flux_pg.cli.style import Style
 from flux_pg.explain.document import Statement, columns, writes
+from flux_pg.explain.indexes import Trial
 from flux_pg.explain.plan import draw
 from flux_pg.explain.policies import USING, Applied
 from flux_pg.explain.session import Session
+
+_UNTRIED = "`flux explain --verify-indexes` builds it, and rolls back"
 
 
 class Page:
@@ -109,6 +112,29 @@ class Page:
         for warning in found.warnings:
             yield f"  {self._style.warn(warning.message)}"
             yield f"    {warning.remedy}"
+            if warning.indexes:
+                trial = warning.trial or Trial(warning.indexes[0])
+                yield f"    {self._style.dim(_trial(trial))}"
+
+
+def _trial(trial: Trial) -> str:
+    """What Postgres made of an advised index."""
+    if trial.used is None:
+        return f"not tried: {trial.note or _UNTRIED}"
+    way = "built and rolled back" if trial.how == "created" else "with hypopg, nothing built"
+    change = f"cost {trial.cost_before or 0:,.2f} → {trial.cost_after or 0:,.2f}"
+    parts = [f"tried ({way}): {change}"]
+    if trial.used and trial.size_bytes is not None:
+        parts.append(f"some {size(trial.size_bytes)}")
+    return "; ".join([*parts, *([trial.note] if trial.note else [])])
+
+
+def size(count: int) -> str:
+    """A number of bytes for people."""
+    for unit, bytes_ in (("GB", 1 << 30), ("MB", 1 << 20)):
+        if count >= bytes_:
+            return f"{count / bytes_:.1f} {unit}"
+    return f"{count // 1024} kB"
 
 
 def caret(sql: str, error: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count as count_up
 from itertools import pairwise
 
 import psycopg
@@ -19,10 +20,11 @@ from sqlglot.errors import SqlglotError
 
 from flux_pg.cli.session import Database
 from flux_pg.explain.document import Statement
+from flux_pg.explain.plan import Node
 from flux_pg.explain.session import Session
 from flux_pg.explain.text import Text
 
-_PREPARED = "flux_explained"
+_numbers = count_up(1)
 _LIMIT_S, _RUN_LIMIT_S, _LOCK_LIMIT_S = 10, 60, 5
 
 
@@ -42,37 +44,55 @@ class Planner:
 
     def plan(self, statement: Statement) -> None:
         """Put the plan, or why there is none, into a statement."""
-        options = ["format json", "verbose", "analyze" if self._analyze else "costs"]
-        explain = f"explain ({', '.join(options)}) "
-        count = _parameters(statement.sql)
-        if count and self._analyze:
+        if self._analyze and _parameters(statement.sql):
             statement.plan_note = "not run: --analyze needs values in place of parameters"
             return
-        prefix = f"prepare {_PREPARED} as " if count else explain
         try:
             with as_role(self._database, self._session, writable=self._analyze):
-                answer = self._one(prefix + statement.sql)
-                if count:
-                    answer = self._generic(explain, count)
-            statement.plan = json.loads(answer)[0]["Plan"]
+                statement.plan = plan_of(self._database, statement.sql, analyze=self._analyze)
+        except NotPlanned as failure:
+            _put_failure(statement, failure.error, failure.prefix)
         except psycopg.Error as error:
-            _put_failure(statement, error, len(prefix))
+            _put_failure(statement, error, 0)
+
+
+class NotPlanned(Exception):
+    """Postgres made no plan: its error, and how much stood before the statement's own text."""
+
+    def __init__(self, error: psycopg.Error, prefix: int) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.prefix = prefix
+
+
+def plan_of(database: Database, sql: str, *, analyze: bool = False) -> Node:
+    """The plan of one statement in the transaction that is open; without values for parameters.
+
+    Raises:
+        NotPlanned: Postgres refuses; the transaction is aborted then.
+    """
+    explain = f"explain (format json, verbose, {'analyze' if analyze else 'costs'}) "
+    count = _parameters(sql)
+    name = f"flux_explained_{next(_numbers)}"  # it outlives the transaction
+    prefix = f"prepare {name} as " if count else explain
+    try:
+        answer = _one(database, prefix + sql)
         if count:
-            # Prepared statements outlive the transaction.
-            self._database.execute("deallocate all")
+            database.execute("set local plan_cache_mode = force_generic_plan")
+            values = ", ".join(["null"] * count)
+            answer = _one(database, f"{explain}execute {name} ({values})")
+    except psycopg.Error as error:
+        raise NotPlanned(error, len(prefix)) from None
+    plan: Node = json.loads(answer)[0]["Plan"]
+    return plan
 
-    def _one(self, sql: str) -> bytes:
-        """Send one statement: the extended protocol takes no more, whatever the text says."""
-        result = self._database.pgconn.exec_params(sql.encode(), [])
-        if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
-            raise psycopg.errors.error_from_result(result)
-        return (result.get_value(0, 0) or b"") if result.ntuples else b""
 
-    def _generic(self, explain: str, count: int) -> bytes:
-        """The plan of the statement that was prepared, without values for its parameters."""
-        self._database.execute("set local plan_cache_mode = force_generic_plan")
-        values = ", ".join(["null"] * count)
-        return self._one(f"{explain}execute {_PREPARED} ({values})")
+def _one(database: Database, sql: str) -> bytes:
+    """Send one statement: the extended protocol takes no more, whatever the text says."""
+    result = database.pgconn.exec_params(sql.encode(), [])
+    if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+        raise psycopg.errors.error_from_result(result)
+    return (result.get_value(0, 0) or b"") if result.ntuples else b""
 
 
 def _parameters(sql: str) -> int:

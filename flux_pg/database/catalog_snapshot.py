@@ -108,7 +108,7 @@ select
     coalesce((
         select json_agg(json_build_object(
             'name', ic.relname, 'unique', i.indisunique, 'primary', i.indisprimary,
-            'partial', i.indpred is not null, 'method', am.amname,
+            'partial', i.indpred is not null, 'method', am.amname, 'valid', i.indisvalid,
             'definition', pg_get_indexdef(i.indexrelid),
             'columns', (
                 select json_agg(a.attname order by k.place)
@@ -120,7 +120,7 @@ select
         from pg_index as i
         join pg_class as ic on ic.oid = i.indexrelid
         join pg_am as am on am.oid = ic.relam
-        where i.indrelid = c.oid and i.indisvalid
+        where i.indrelid = c.oid
     ), '[]') as indexes,
     coalesce((
         select json_agg(json_build_object(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlglot
 from sqlglot import exp
@@ -11,21 +12,33 @@ from sqlglot.errors import SqlglotError
 
 from flux_pg.explain import plan as plans
 from flux_pg.explain.catalog import Catalog, Relation
+from flux_pg.explain.indexes import Proposal, Term, Trial, order_of, propose, serving, terms_of
 from flux_pg.explain.policies import Applied
 from flux_pg.explain.preview import Preview
 from flux_pg.explain.sources import TableRef
 from flux_pg.explain.text import name_of, quoted
 
 MANY_ROWS = 10_000
+_FEW = 0.2  # of a table's rows: above that, reading all of it is quicker than an index
+_FEW_SIDES = ("Nested Loop", "Hash Join", "Merge Join")
 
 
 @dataclass(frozen=True)
 class Advice:
-    """Something to look at; `remedy` may be a statement to run."""
+    """Something to look at; `remedy` may be a statement to run.
+
+    Attributes:
+        indexes: Where the remedy is an index: those that may serve, the most likely one first.
+        probe: What such an index would serve, if that is not the statement itself.
+        trial: What Postgres planned with the index.
+    """
 
     code: str
     message: str
     remedy: str
+    indexes: tuple[Proposal, ...] = ()
+    probe: str | None = None
+    trial: Trial | None = None
 
 
 def warn(catalog: Catalog, preview: Preview, plan: plans.Node | None) -> list[Advice]:
@@ -34,7 +47,7 @@ def warn(catalog: Catalog, preview: Preview, plan: plans.Node | None) -> list[Ad
         *_without_where(preview),
         *_default_deny(preview),
         *_foreign_keys(catalog, preview),
-        *_policy_indexes(preview),
+        *_policy_indexes(catalog, preview),
         *(_scans(catalog, plan) if plan is not None else ()),
     ]
     return list(dict.fromkeys(found))
@@ -71,39 +84,47 @@ def _default_deny(preview: Preview) -> Iterator[Advice]:
 
 
 def _foreign_keys(catalog: Catalog, preview: Preview) -> Iterator[Advice]:
-    """Deleting a row looks for rows that refer to it, one table at a time."""
+    """Deleting a row, or changing its key, looks for rows that refer to it, one table at a time."""
     refs = preview.names.refs if preview.names is not None else []
     for ref in refs:
-        if not ref.deletes:
-            continue
         for child in catalog.relations:
             for key in child.foreign_keys:
                 if (key.target_schema, key.target) != (ref.relation.schema, ref.relation.name):
                     continue
-                if (child.rows or 0) < MANY_ROWS or _has_index(child, list(key.columns)):
+                rekeyed = bool(ref.updates & set(key.target_columns))
+                if not (ref.deletes or rekeyed) or (child.rows or 0) < MANY_ROWS:
                     continue
-                yield Advice(
-                    "foreign-key-without-index",
-                    f"each row deleted from {ref.relation.qualified} is looked for in all"
-                    f" {child.rows:,} rows of {child.qualified} ({', '.join(key.columns)})",
-                    create_index(child, list(key.columns)),
+                verb = "deleted from" if ref.deletes else "given another key in"
+                message = (
+                    f"each row {verb} {ref.relation.qualified} is looked for in all"
+                    f" {child.rows:,} rows of {child.qualified} ({', '.join(key.columns)})"
                 )
+                # As Postgres itself looks for them.
+                name = f"{quoted(child.schema)}.{quoted(child.name)}"
+                where = " and ".join(
+                    f"{quoted(column)} = ${number}" for number, column in enumerate(key.columns, 1)
+                )
+                terms = [Term(quoted(column), "equal") for column in key.columns]
+                yield from _index(
+                    "foreign-key-without-index", message, child, propose(catalog, child, terms),
+                    probe=f"select 1 from {name} where {where}",
+                )  # fmt: skip
 
 
-def _policy_indexes(preview: Preview) -> Iterator[Advice]:
+def _policy_indexes(catalog: Catalog, preview: Preview) -> Iterator[Advice]:
     for applied in preview.applied:
         relation, policy = applied.relation, applied.policy
         if policy is None or applied.clause != "USING" or (relation.rows or 0) < MANY_ROWS:
             continue
         for column, is_bare in _compared(applied):
-            if is_bare and not _has_index(relation, [column]):
-                yield Advice(
-                    "policy-without-index",
+            proposals = propose(catalog, relation, [Term(quoted(column), "equal")])
+            if is_bare:
+                message = (
                     f"policy {policy.name} compares {relation.qualified}.{column}, which no index"
-                    " starts with",
-                    create_index(relation, [column]),
+                    " starts with"
                 )
-            elif not is_bare and _has_index(relation, [column]):
+                yield from _index("policy-without-index", message, relation, proposals)
+            elif serving(relation, proposals[0]) is not None:
                 yield Advice(
                     "policy-defeats-index",
                     f"policy {policy.name} compares an expression of {relation.qualified}.{column},"
@@ -111,6 +132,26 @@ def _policy_indexes(preview: Preview) -> Iterator[Advice]:
                     f"Compare the bare column: convert the other side to its type"
                     f" ({getattr(relation.column(column), 'type', '?')}).",
                 )
+
+
+def _index(
+    code: str, message: str, relation: Relation, proposals: Sequence[Proposal],
+    probe: str | None = None,
+) -> Iterator[Advice]:  # fmt: skip
+    """Advice to make an index, or to mend one that is there and not valid; none if one serves."""
+    there = serving(relation, proposals[0])
+    if there is None:
+        yield Advice(code, message, proposals[0].statement, tuple(proposals), probe)
+    elif not there.valid:
+        yield _invalid(code, message, relation, there.name)
+
+
+def _invalid(code: str, message: str, relation: Relation, index: str) -> Advice:
+    name = f"{quoted(relation.schema)}.{quoted(index)}"
+    return Advice(
+        code, f"{message}; index {index} would serve, but building it failed and it is not valid",
+        f"reindex index concurrently {name}",
+    )  # fmt: skip
 
 
 def _compared(applied: Applied) -> Iterator[tuple[str, bool]]:
@@ -132,56 +173,94 @@ def _compared(applied: Applied) -> Iterator[tuple[str, bool]]:
 
 
 def _scans(catalog: Catalog, plan: plans.Node) -> Iterator[Advice]:
-    for node in plans.walk(plan):
+    """Tables that are read from one end to the other for a few of their rows."""
+    for path in plans.paths(plan):
+        node = path[-1]
         if node.get("Node Type") != "Seq Scan" or "Relation Name" not in node:
             continue
         relation = catalog.relation(str(node.get("Schema", "public")), str(node["Relation Name"]))
         if relation is None or (relation.rows or 0) < MANY_ROWS:
             continue
-        columns = _filtered(relation, str(node.get("Filter", "")))
-        remedy = "Add a condition that an index can serve."
-        if columns and not _has_index(relation, columns):
-            remedy = create_index(relation, columns)
-        yield Advice(
-            "sequential-scan",
-            f"all {relation.rows:,} rows of {relation.qualified} are read"
-            + (f" to find some {node.get('Plan Rows', 0):,}" if "Filter" in node else ""),
-            remedy,
-        )
+        terms, wanted = _wanted(catalog, relation, path)
+        message = f"all {relation.rows:,} rows of {relation.qualified} are read"
+        if wanted is not None:
+            message += f" to find some {wanted:,}"
+        order = _order(relation, path)
+        proposals = propose(catalog, relation, terms, order)
+        if wanted is not None and not order and wanted > _FEW * (relation.rows or 0):
+            remedy = "No index helps: so many rows match that reading all of them is quicker."
+            yield Advice("sequential-scan", message, remedy)
+        elif not proposals:
+            yield Advice("sequential-scan", message, "Add a condition that an index can serve.")
+        else:
+            yield _scan(message, relation, proposals)
 
 
-def _filtered(relation: Relation, condition: str) -> list[str]:
-    """The columns that a filter compares with constants: those with `=` first."""
-    try:
-        tree = sqlglot.parse_one(f"select 1 where {condition}", dialect="postgres")
-    except SqlglotError:
-        return []
-    equal: list[str] = []
-    ranged: list[str] = []
-    for node in tree.find_all(exp.EQ, exp.GT, exp.GTE, exp.LT, exp.LTE):
-        if node.find_ancestor(exp.Or, exp.Not, exp.Subquery) is not None:
-            continue
-        for side, other in ((node.left, node.right), (node.right, node.left)):
-            if isinstance(side, exp.Column) and other.find(exp.Column) is None:
-                name = name_of(side.this)
-                (equal if isinstance(node, exp.EQ) else ranged).append(name)
-    names = list(dict.fromkeys([*equal, *ranged[:1]]))
-    return [name for name in names if name in relation.column_names]
-
-
-def _has_index(relation: Relation, columns: list[str]) -> bool:
-    """Whether an index starts with these columns, in any order."""
-    return any(
-        set(index.columns[: len(columns)]) == set(columns)
-        for index in relation.indexes
-        if not index.partial
+def _scan(message: str, relation: Relation, proposals: Sequence[Proposal]) -> Advice:
+    there = serving(relation, proposals[0])
+    if there is None:
+        return Advice("sequential-scan", message, proposals[0].statement, tuple(proposals))
+    if not there.valid:
+        return _invalid("sequential-scan", message, relation, there.name)
+    remedy = (
+        f"Index {there.name} is there, and Postgres holds it dearer than reading all; if that is"
+        f" wrong, its statistics are old: analyze {relation.qualified}"
     )
+    return Advice("sequential-scan", message, remedy)
 
 
-def create_index(relation: Relation, columns: list[str]) -> str:
-    """The statement that makes an index."""
-    name = f"{quoted(relation.schema)}.{quoted(relation.name)}"
-    return f"create index concurrently on {name} ({', '.join(map(quoted, columns))})"
+def _wanted(
+    catalog: Catalog, relation: Relation, path: Sequence[plans.Node]
+) -> tuple[tuple[Term, ...], int | None]:
+    """What an index could serve for a scan, and how many rows are wanted of it.
+
+    That is the scan's own filter; or a join with few rows, which then would ask the index for each.
+    """
+    node = path[-1]
+    alias = str(node.get("Alias", relation.name))
+    filtered = str(node.get("Filter", ""))
+    terms = terms_of(catalog, relation, alias, filtered) if filtered else ()
+    if filtered:
+        return terms, int(node.get("Plan Rows", 0))
+    join = next((above for above in reversed(path) if "Join Type" in above), None)
+    if join is None or join.get("Node Type") not in _FEW_SIDES:
+        return (), None
+    others = [side for side in join.get("Plans", ()) if not any(side is each for each in path)]
+    condition = next(
+        (join[key] for key in ("Hash Cond", "Merge Cond", "Join Filter") if key in join), ""
+    )
+    few = min((int(side.get("Plan Rows", 0)) for side in others), default=0)
+    if few * 50 > (relation.rows or 0):
+        return (), None
+    terms = terms_of(catalog, relation, alias, str(condition))
+    return terms, int(join.get("Plan Rows", 0)) if terms else None
+
+
+def _order(relation: Relation, path: Sequence[plans.Node]) -> tuple[str, ...]:
+    """What the first rows of a scan are sorted by, if only the first are wanted."""
+    kinds = [str(node.get("Node Type")) for node in path]
+    if "Limit" not in kinds or set(kinds[kinds.index("Limit") + 1 : -1]) - {
+        "Sort", "Gather Merge", "Gather", "Incremental Sort", "LockRows", "Subquery Scan",
+    }:  # fmt: skip
+        return ()
+    sort = next((node for node in path if "Sort Key" in node), None)
+    alias = str(path[-1].get("Alias", relation.name))
+    return order_of(relation, alias, sort["Sort Key"]) if sort is not None else ()
+
+
+def as_document(advice: Advice) -> dict[str, Any]:
+    """Advice as JSON; `index` is what came of trying the index that is the remedy."""
+    document: dict[str, Any] = {
+        "code": advice.code, "message": advice.message, "remedy": advice.remedy, "index": None,
+    }  # fmt: skip
+    if advice.indexes:
+        trial = advice.trial or Trial(advice.indexes[0])
+        document["index"] = {
+            "statement": trial.proposal.statement, "tried": trial.how, "used": trial.used,
+            "cost_before": trial.cost_before, "cost_after": trial.cost_after,
+            "size_bytes": trial.size_bytes, "note": trial.note or None,
+        }  # fmt: skip
+    return document
 
 
 def touched(ref: TableRef) -> list[str]:

@@ -71,7 +71,11 @@ class Trigger:
 
 @dataclass(frozen=True)
 class Index:
-    """An index; its columns in order, None for an expression."""
+    """An index; its columns in order, None for an expression.
+
+    Attributes:
+        valid: False if building it failed half-way: then it costs, and serves no query.
+    """
 
     name: str
     columns: tuple[str | None, ...]
@@ -80,6 +84,7 @@ class Index:
     partial: bool
     method: str
     definition: str
+    valid: bool = True
 
 
 @dataclass(frozen=True)

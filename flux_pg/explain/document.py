@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from flux_pg.explain import advice
@@ -142,7 +142,7 @@ def _statement(found: Statement) -> dict[str, Any]:
         "plan": found.plan,
         "plan_note": found.plan_note or None,
         "writes": writes(found),
-        "warnings": [asdict(warning) for warning in found.warnings],
+        "warnings": [advice.as_document(warning) for warning in found.warnings],
         "refused": preview.refused,
         "unsupported": preview.unsupported,
         "error": found.error,

@@ -19,6 +19,13 @@ def walk(node: Node) -> Iterator[Node]:
         yield from walk(child)
 
 
+def paths(node: Node, above: tuple[Node, ...] = ()) -> Iterator[tuple[Node, ...]]:
+    """Every node of a plan with all that is above it, from the top to itself."""
+    yield (*above, node)
+    for child in node.get("Plans", ()):
+        yield from paths(child, (*above, node))
+
+
 def draw(plan: Node) -> list[str]:
     """A plan as lines, a node each with its conditions below it."""
     return list(_lines(plan, "", ""))

@@ -65,7 +65,7 @@ def _table(relation: Relation, visible: bool) -> Table:
     unique = [
         index
         for index in relation.indexes
-        if index.unique and not index.partial and None not in index.columns
+        if index.valid and index.unique and not index.partial and None not in index.columns
     ]
     unique.sort(key=lambda index: (not index.primary, index.name))
     return Table(
