@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sys
 import time
@@ -48,7 +49,7 @@ def invoke(scope: Scope, /, function: str, data: str | None, as_job: bool, **opt
     goes to stdout, the request id to stderr. Exits 1 if the function failed.
 
     With --async it becomes a job, which a worker (flux dev, flux serve) runs; the job's id goes to
-    stdout.
+    stdout. An input that does not fit the function as the project here has it is refused.
     """
     given = [name for name, value in options.items() if value is not None]
     if given and not as_job:
@@ -82,13 +83,14 @@ def _enqueue(
     scope: Scope, function: str, value: dict[str, Any], delay: str | None, priority: int | None,
     key: str | None,
 ) -> None:  # fmt: skip
-    """Enqueue a job and print its id; whether its input fits is seen when it runs."""
+    """Enqueue a job and print its id."""
     from flux_pg.cli.queue_query import require_function
     from flux_pg.queue.durations import read_duration
 
     delay_s = read_duration(delay, "--delay") if delay is not None else 0.0
     with open_database(scope.settings) as database:
         require_function(database, function)
+        _check_payload(scope, function, value)
         enqueued = database.execute(
             "select flux.enqueue(%s, %s::jsonb, p_delay => %s, p_priority => %s,"
             " p_idempotency_key => %s) as job_id",
@@ -103,6 +105,36 @@ def _enqueue(
     scope.emit(job["job_id"])
     scope.note(f"{job['state']}  {scope.notes.dim(clean(function))}")
     scope.hint(f"flux queue show {short_id(job['job_id'])}")
+
+
+def _check_payload(scope: Scope, function: str, value: dict[str, Any]) -> None:
+    """Refuse an input of which the job would die, as far as the project here can tell.
+
+    The job may be for functions of another project, or of another version than the one here: what
+    does not load, or is not there, refuses nothing.
+
+    Raises:
+        UsageError: The input does not fit the function's parameters.
+    """
+    from flux_pg.runtime.arguments import bind_arguments
+    from flux_pg.runtime.registry import load_functions
+
+    if scope.project_dir is None:
+        return
+    settings = scope.settings
+    for name, text in settings.dotenv.items():
+        os.environ.setdefault(name, text)
+    spec = load_functions(settings.project_dir).functions.get(function)
+    if spec is None:
+        return
+    if not _takes_body(spec):
+        validated(spec, value)
+    bind_arguments(spec, value)  # a job's arguments are always by name
+
+
+def _takes_body(spec: FunctionSpec) -> bool:
+    """Whether a parameter takes a request's body as a whole."""
+    return any(parameter.name in ("request", "body") for parameter in spec.parameters)
 
 
 def read_input(data: str | None) -> dict[str, Any]:
@@ -230,7 +262,7 @@ def validated(spec: FunctionSpec, value: dict[str, Any]) -> dict[str, Any]:
     arguments, found = Binder(spec, ()).bind({}, Body("json", raw, value), {})
     names = [parameter.name for parameter in spec.parameters]
     faults = [f"{fault.path}: {fault.message}" if fault.path else fault.message for fault in found]
-    if not {"request", "body"} & set(names):
+    if not _takes_body(spec):
         faults += [f"{name}: Unknown parameter" for name in value if name not in names]
     if faults:
         raise UsageError(

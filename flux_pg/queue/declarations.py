@@ -10,7 +10,7 @@ cron = "0 3 * * *"
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from flux_pg.analysis.cron_times import find_zone
 from flux_pg.config import PROJECT_FILE, read_project_file
 from flux_pg.errors import FluxError, LoadError, UsageError
 from flux_pg.records import FunctionSpec, Schedule
+from flux_pg.runtime.arguments import bind_arguments
 
 OVERLAPS = ("allow", "skip", "queue")
 MISSED = ("skip", "once", "all")
@@ -123,6 +124,12 @@ def collect_schedules(
                 message = f"two schedules are named {name}"
                 errors.append(LoadError(message, hint, path=spec.file, line=spec.line))
                 continue
+            try:
+                bind_arguments(spec, schedule.payload)
+            except UsageError as error:
+                message = f"schedule {name}: {error.message}"
+                errors.append(LoadError(message, error.hint, path=spec.file, line=spec.line))
+                continue
             found[name] = _declared(name, schedule, spec.name, "function")
     _collect_from_config(project_dir, functions, found, errors)
     return tuple(found.values()), tuple(errors)
@@ -130,7 +137,7 @@ def collect_schedules(
 
 def _collect_from_config(
     project_dir: Path,
-    functions: Collection[str],
+    functions: Mapping[str, FunctionSpec],
     found: dict[str, DeclaredSchedule],
     errors: list[LoadError],
 ) -> None:
@@ -145,6 +152,7 @@ def _collect_from_config(
                 )
             if name in found:
                 raise UsageError(f"two schedules are named {name}", "Rename this one.")
+            bind_arguments(functions[function], schedule.payload)
         except FluxError as error:
             line = file.where(f"schedules.{name}").partition(":")[2]
             message = f"schedule {name}: {error.message}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,7 +20,8 @@ from ..errors import FluxError, NotFoundError
 from ..explain.query_catalog import CATALOG_QUERY
 from ..queue.push import read_push
 from ..queue.statements import PUSH
-from ..records import Location, SpanRecord
+from ..records import FunctionSpec, Location, SpanRecord
+from .arguments import bind_arguments
 from .boundaries.log import current_log, suspended
 from .context import Ports
 from .failures import describe_error, text_of
@@ -52,7 +53,7 @@ class Dispatcher:
         names: Which parameter of a statement belongs to which column.
         environment: Variables a function may read.
         value_limit_bytes: Results larger than this are recorded in part, and said to be.
-        functions: Names of all functions.
+        functions: All functions, by name.
         limits: Of the function's statements.
     """
 
@@ -65,7 +66,7 @@ class Dispatcher:
         names: ParameterNames,
         environment: Mapping[str, str],
         value_limit_bytes: int,
-        functions: Collection[str] = (),
+        functions: Mapping[str, FunctionSpec],
         limits: StatementLimits = _UNLIMITED,
     ) -> None:
         self._run = run
@@ -259,9 +260,12 @@ class Dispatcher:
     async def _push(self, function: str, **options: Any) -> str:
         """Enqueue a job in the transaction that is open here."""
         run = self._run
-        if function not in self._functions:
+        spec = self._functions.get(function)
+        if spec is None:
             raise no_such_function(function, list(self._functions))
         push = read_push(function, options)
+        # Of such an input the job would die, far from the line that made it.
+        bind_arguments(spec, push.given)
         location = run.caller_location()
         span = run.begin_span(
             "queue", function, run.redact(push.shown()), _place_attributes(), location

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -303,6 +304,31 @@ def test_errors_of_invoke_async(
     result = flux("invoke", *arguments)
     assert result.code == code, result.err
     assert listed(flux) == []
+
+
+def test_invoke_async_refuses_an_input_that_the_function_here_would_refuse(
+    flux: Flux, conn: Any, tmp_path: Path
+) -> None:
+    declare(conn, "send", "elsewhere")
+    (tmp_path / "flux.toml").write_text('[project]\nname = "shop"\n')
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "functions" / "send.py").write_text(
+        "from flux_pg import Context, define_function\n\n\n"
+        "@define_function\nasync def send(ctx: Context, order_id: int): ...\n"
+    )
+    send = ("invoke", "send", "--async", "--data")
+    for data in ('{"order_id": "seven"}', "{}", '{"order_id": 7, "oder": 1}'):
+        result = flux(*send, data)
+        assert (result.code, result.out) == (2, "")
+        assert "the input does not fit send: " in result.err, result.err
+        assert flux("invoke", "send", "--data", data).err == result.err
+    document = json.loads(flux(*send, "{}", "--json").out)
+    assert document["error"]["code"] == "bad-input"
+    assert listed(flux) == []
+    assert flux(*send, '{"order_id": 7}').code == 0
+    assert flux("invoke", "elsewhere", "--async").code == 0
+    (tmp_path / "functions" / "send.py").write_text("async dfe broken")
+    assert flux(*send, "{}").code == 0, "what is here cannot tell what the deployment takes"
 
 
 def test_stats_count_by_function(flux: Flux, jobs: dict[str, UUID]) -> None:

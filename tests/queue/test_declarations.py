@@ -159,7 +159,29 @@ def test_a_bad_rule_on_a_function_is_a_load_error_at_its_line(tmp_path):
         '\n@define_function(schedule="0 25 * * *")\nasync def report(ctx): ...\n',
     )
     (error,) = errors
-    assert error.message == (
-        "function report: schedule: hour: 25 is not within 0-23 (character 3)"
-    )
+    assert error.message == ("function report: schedule: hour: 25 is not within 0-23 (character 3)")
     assert (error.path, error.line) == ("functions/main.py", 5)
+
+
+def test_a_payload_that_its_function_would_refuse_is_a_fault(tmp_path):
+    found, errors = load(
+        tmp_path,
+        """
+@define_function(schedule=Schedule("@daily", payload={"day": 7}))
+async def report(ctx, days: int): ...
+""",
+        """
+[schedules.month-end]
+function = "report"
+cron = "0 6 1 * *"
+payload = { days = "31" }
+""",
+    )
+    assert found == {}
+    assert [(error.path, error.line) for error in errors] == [
+        ("functions/main.py", 5), ("flux.toml", 2),
+    ]  # fmt: skip
+    assert errors[0].message == (
+        "schedule report: the input of report is not valid: days: is required"
+    )
+    assert "days: Expected `int`, got `str`" in errors[1].message

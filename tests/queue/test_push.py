@@ -88,7 +88,7 @@ async def goes_on(ctx: Context) -> dict:
     for wrong in ({"function": "nobody"}, {"delay": -1}, {"priority": 1.5}, {"max_attempts": 0},
                   {"delay": 1, "run_at": ctx.now()}, {"run_at": datetime.datetime(2030, 1, 1)},
                   {"payload": [1]}, {"payload": {"text": object()}}, {"payload": {"a": "\\0"}},
-                  {"idempotency_key": ""}):
+                  {"idempotency_key": ""}, {"payload": {}}, {"payload": {"text": 7}}):
         try:
             await ctx.queue.push(wrong.pop("function", "note"), wrong.pop("payload", None), **wrong)
         except Exception as error:
@@ -178,7 +178,11 @@ async def test_a_mistake_is_refused_and_costs_nothing(tmp_path: Path, database18
     async with run_jobs(tmp_path, database18, FUNCTIONS) as jobs:
         reply = await jobs.call("goes_on")
         assert reply.outcome == "ok", reply
-        assert reply.value["refused"] == ["NotFoundError", *["UsageError"] * 9]
+        assert reply.value["refused"] == [
+            "NotFoundError",
+            *["UsageError"] * 9,
+            *["InputRefused"] * 2,
+        ]
         assert await settled(jobs) == ["fine"]
 
 
