@@ -33,7 +33,9 @@ _TABLES = """
 select c.relname::text as name, c.relkind in ('r', 'p') and not c.relispartition
         and not c.relrowsecurity and not exists (
             select from pg_trigger as g
-            where g.tgrelid = c.oid and not g.tgisinternal and g.tgname not like 'flux\\_%'
+            join pg_proc as p on p.oid = g.tgfoid
+            where g.tgrelid = c.oid and not g.tgisinternal
+                and p.pronamespace <> 'flux'::regnamespace
         ) and not exists (
             select from pg_rewrite as w where w.ev_class = c.oid
         ) as is_plain,

@@ -25,9 +25,9 @@ begin
             from pg_trigger as g
             where g.tgrelid = p_table.relation and g.tgenabled = 'A'
                 and g.tgname in (
-                    format('flux_record_%s_insert', p_table.table_id),
-                    format('flux_record_%s_update', p_table.table_id),
-                    format('flux_record_%s_delete', p_table.table_id)))
+                    format('!flux_record_%s_insert', p_table.table_id),
+                    format('!flux_record_%s_update', p_table.table_id),
+                    format('!flux_record_%s_delete', p_table.table_id)))
     into v_is_current
     from pg_attribute as a
     where a.attrelid = p_table.relation and a.attnum > 0 and not a.attisdropped

@@ -28,7 +28,12 @@ begin
         -- Asked for rather than DROP IF EXISTS, whose notices everybody who makes a table would read.
         for v_name in
             select g.tgname from pg_trigger as g
-            where g.tgrelid = v_wanted.relation and g.tgname = any (v_wanted.names)
+            where g.tgrelid = v_wanted.relation and (
+                g.tgname = any (v_wanted.names)
+                -- Of another name, as earlier versions gave: every change would be recorded twice.
+                or g.tgfoid = to_regproc(format('flux.record_%s', v_table_id))
+                    and g.tgparentid = 0 and not starts_with(g.tgname, '!flux_record_')
+            )
         loop
             execute format('drop trigger %I on %s', v_name, v_wanted.relation);
         end loop;
@@ -40,8 +45,7 @@ begin
         execute format('alter table %s %s', v_wanted.relation, v_wanted.enabling);
         v_made := true;
         foreach v_name in array v_wanted.names loop
-            v_was_off := v_was_off or v_name like 'flux\_record\_%\_%'
-                and v_name <> 'flux_record_truncate';
+            v_was_off := v_was_off or starts_with(v_name, '!flux_record_');
         end loop;
     end loop;
     if v_was_off then

@@ -1,16 +1,17 @@
 -- Row triggers of a partitioned table come to its partitions by themselves, TRUNCATE triggers do not.
--- The number in a name keeps it apart from those a partition brings along when it is attached. The
--- move trigger's name puts it behind the BEFORE triggers of the user's, which may still change
--- where a row goes.
+-- The number in a name keeps it apart from those a partition brings along when it is attached.
+-- Triggers fire by name. `!` puts the recorder before the user's and before foreign keys, so that a
+-- change is logged before what it causes; the move trigger's name puts that behind the BEFORE triggers
+-- of the user's, which may still change where a row goes.
 create function flux.wanted_triggers(p_relation regclass, p_table_id integer)
 returns table (relation regclass, name text, definition text)
 language sql stable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
     with wanted (relation, name, definition) as (
-        select p_relation, format('flux_record_%s_%s', p_table_id, e.event), format(
+        select p_relation, format('!flux_record_%s_%s', p_table_id, e.event), format(
             'create trigger %I after %s on %s for each row execute function flux.%I()',
-            format('flux_record_%s_%s', p_table_id, e.event), e.event, p_relation, 'record_' || p_table_id)
+            format('!flux_record_%s_%s', p_table_id, e.event), e.event, p_relation, 'record_' || p_table_id)
         from (values ('insert'), ('update'), ('delete')) as e (event)
         union all
         select coalesce(t.relid, p_relation), 'flux_record_truncate', format(

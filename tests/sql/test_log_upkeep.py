@@ -440,7 +440,7 @@ def test_blame_and_history_refuse_a_stale_shape(log: Log) -> None:
     log.run("select flux.track_missing()")
     assert log.blame("t", "1")["c"]["op"] == "INSERT"
     log.run(
-        "drop trigger flux_record_1_update on t",
+        'drop trigger "!flux_record_1_update" on t',
         "update t set c = 'y'",
         "select flux.track_missing()",
         "update t set b = 2",
