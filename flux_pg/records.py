@@ -17,6 +17,7 @@ Kind = Literal["http", "job", "schedule", "invoke", "call", "replay", "bisect"]
 ExecutionOutcome = Literal["ok", "error", "timeout", "cancelled", "crashed"]
 SpanStatus = Literal["ok", "error", "rolled_back", "cancelled"]
 Isolation = Literal["read committed", "repeatable read", "serializable"]
+Auth = Literal["none", "user", "service"]
 ISOLATIONS: tuple[Isolation, ...] = ("read committed", "repeatable read", "serializable")
 """Isolation levels, the weakest first."""
 
@@ -123,6 +124,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     `transaction` False means that the function opens its own with `ctx.db.transaction()`.
     `path` may hold parameters as `{name}`; `file` is relative to the project directory.
+    `auth` says who may call it over HTTP, `role` whose rights it has: its caller's or `service`.
     `max_attempts`, `concurrency` (over all nodes; None: no limit) and `backoff` are for its jobs.
     `max_rows` and `max_cost` limit each of its statements; None: as the project says.
     """
@@ -131,7 +133,8 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     handler: Callable[..., Any]
     method: str = "POST"
     path: str
-    auth: str = "none"
+    auth: Auth = "none"
+    role: Literal["caller", "service"] = "caller"
     timeout_s: float = 30.0
     transaction: bool = True
     isolation: Isolation = "read committed"
@@ -168,6 +171,18 @@ class HttpRequest(msgspec.Struct, kw_only=True):
     """`time.perf_counter_ns` when the first byte of the head was seen."""
 
 
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, as the gateway found out: `role` is one of [auth.roles] or `service`, `claims` what
+    the token says (of a caller without one: its role)."""
+
+    role: str
+    claims: dict[str, Any]
+
+    def shown(self) -> dict[str, Any]:
+        """What the record says of it."""
+        return {"role": self.role, "claims": self.claims}
+
+
 class Replaying(msgspec.Struct, kw_only=True):
     """What a run repeats. `request_id` and `job` are those of the recorded request, which is what
     the function sees again; `record` is what answers it (flux_pg.replay)."""
@@ -202,6 +217,9 @@ class Invocation(msgspec.Struct, kw_only=True):
     path_parameters: Mapping[str, str] = {}
     client_request_id: str | None = None
     principal: str | None = None
+    identity: Identity | None = None
+    """None where nobody is asked who he is, which makes it the service: jobs, schedules,
+    `flux invoke`, projects without [auth]."""
     gateway_spans: list[SpanRecord] = []
     attempt: int = 1
     job_id: UUID | None = None

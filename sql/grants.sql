@@ -13,8 +13,10 @@ declare
         'fail_job', 'cancel_attempt', 'job_crashed', 'extend_leases', 'release_jobs', 'cancel_job',
         'retry_job',
         'schedule', 'unschedule', 'pause_schedule', 'resume_schedule', 'run_schedule',
-        'tick_schedules', 'sync_schedules'
+        'tick_schedules', 'sync_schedules', 'claims_key', 'assume'
     ];
+    -- Logins of callers: what they ask for they have to prove to be the runtime's (flux.sign).
+    v_caller constant text[] := array['assume', 'for_caller', 'find_writers'];
     v_reader constant text[] := array[
         'span_hex', 'uuid_floor', 'trace', 'why', 'history', 'blame', 'state_at', 'row_at', 'verify',
         'queue_stats',
@@ -40,7 +42,9 @@ declare
         'note_partitions', 'note_recording_off',
         'end_tracking', 'untrack_partition', 'truncate_plan',
         'record_truncated_row', 'record_truncate', 'note_partition_move', 'track_new_tables',
-        'forget_dropped_tables', 'prune', 'apply_settings'
+        'forget_dropped_tables', 'prune', 'apply_settings',
+        -- Policies are evaluated with the rights of whoever asks.
+        'claims', 'claim'
     ];
     v_readable constant text[] := array[
         'executions', 'spans', 'mutations', 'deployments', 'functions', 'jobs', 'migrations',
@@ -60,6 +64,9 @@ begin
         execute format('revoke all on function %s from public', v_function.signature);
         if v_function.name = any (v_runtime) then
             execute format('grant execute on function %s to flux_runtime', v_function.signature);
+        end if;
+        if v_function.name = any (v_caller) then
+            execute format('grant execute on function %s to flux_caller', v_function.signature);
         end if;
         if v_function.name = any (v_public) then
             execute format('grant execute on function %s to public', v_function.signature);

@@ -4,7 +4,7 @@ do $$
 declare
     v_role text;
 begin
-    foreach v_role in array array['flux_owner', 'flux_runtime', 'flux_reader'] loop
+    foreach v_role in array array['flux_owner', 'flux_runtime', 'flux_reader', 'flux_caller'] loop
         if not exists (select from pg_catalog.pg_roles as r where r.rolname = v_role) then
             begin
                 execute format('create role %I nologin', v_role);

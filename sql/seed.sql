@@ -11,3 +11,15 @@ values (
     'Key of the hashes that stand in for redacted values. Secret.'
 )
 on conflict do nothing;
+
+-- Key of the signatures under the claims of callers: two blocks of SHA-256 (64 bytes each), the inner
+-- and the outer one of flux.sign().
+insert into flux.settings (name, value, description)
+select
+    'claims_key',
+    to_jsonb(string_agg(encode(
+        sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')), 'hex'
+    ), '')),
+    'Key of the signatures under the claims of callers. Secret.'
+from generate_series(1, 4)
+on conflict do nothing;

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import click
@@ -120,7 +121,8 @@ async def _database(settings: Settings, log: announce.Log) -> AsyncIterator[tupl
     if not server.data_dir.exists():
         log.note("making the embedded Postgres under .flux/")
     async with server:
-        log.installed(await trio.to_thread.run_sync(embedded.prepare, server))
+        prepare = partial(embedded.prepare, server, callers=settings.caller_logins)
+        log.installed(await trio.to_thread.run_sync(prepare))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.keep_up, log.warn)
             yield server.dsn(roles.APP), server.dsn(roles.ADMIN)

@@ -156,7 +156,7 @@ def conninfo_of(settings: Settings, *, admin: bool = False, prepare: bool = Fals
         )
     with server:
         if prepare:
-            embedded.prepare(server)
+            embedded.prepare(server, callers=settings.caller_logins)
         yield server.dsn(roles.ADMIN if admin else roles.APP)
 
 

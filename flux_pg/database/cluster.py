@@ -1,6 +1,7 @@
 """The files of the embedded Postgres: data directory, socket directory, who may connect.
 
-Everything here happens before the server runs and while start.lock is held.
+Everything here happens before the server runs and while start.lock is held, but for logins that are
+let in later.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from flux_pg.database import identity as identities
@@ -102,9 +104,31 @@ def write_access_files(home: Path, binaries: Binaries, identity: identities.Iden
     Written at each start, because the identity may change (a project moved into a container).
     """
     name = identities.peer_name(identity)
-    names = ["all"] if binaries.major >= 16 else _ROLES_BEFORE_16
+    names = ["all"] if binaries.major >= 16 else [*_ROLES_BEFORE_16, *_further_logins(home)]
     (home / "pg_hba.conf").write_text("local all all peer map=flux\n")
     (home / "pg_ident.conf").write_text("".join(f'flux "{name}" {role}\n' for role in names))
+
+
+def note_logins(home: Path, names: Iterable[str]) -> None:
+    """Keep the names of further logins, which Postgres before 16 has to be told one by one."""
+    known = _further_logins(home)
+    new = [name for name in map(_quoted, names) if name not in known]
+    if new:
+        (home / "logins").write_text("\n".join([*known, *new]))
+
+
+def _further_logins(home: Path) -> list[str]:
+    try:
+        return (home / "logins").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _quoted(name: str) -> str:
+    """A name for pg_ident.conf, whose lines know no escapes."""
+    if not name.isprintable() or '"' in name:
+        raise EmbeddedError(f"{name!r} cannot be the name of a login", "Use letters and digits.")
+    return f'"{name}"'
 
 
 def running_socket_dir(data_dir: Path) -> Path | None:

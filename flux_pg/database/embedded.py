@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -40,6 +40,7 @@ from flux_pg.database.schema import InstallResult
 
 STALL_LIMIT_S = 120.0
 POLL_S = 0.01
+ADMIT_S = 30.0
 START_ATTEMPTS = 5
 WATCH_S = 0.2
 MAX_GOES = 5
@@ -144,6 +145,14 @@ class EmbeddedServer:
     def dsn(self, role: str = roles.APP, dbname: str = "flux") -> str:
         """Connection string for a role, over the private socket."""
         return make_conninfo(user=role, dbname=dbname, host=str(self.socket_dir), port=5432)
+
+    def write_access_files(self, logins: Iterable[str] = ()) -> None:
+        """Say who may connect, these logins too; read by the server when it is told to reload."""
+        cluster.note_logins(self.home, logins)
+        cluster.write_access_files(self.home, self.binaries, self._choose_identity())
+
+    def _choose_identity(self) -> identities.Identity:
+        return self._forced_identity or identities.choose(self.binaries.tool("postgres"), self.home)
 
     def is_running(self) -> bool:
         """Whether somebody keeps the server up at this moment (it may still be starting)."""
@@ -314,9 +323,7 @@ class EmbeddedServer:
         try:
             if not _try_lock(fd, fcntl.LOCK_EX):
                 return False
-            identity = self._forced_identity or identities.choose(
-                self.binaries.tool("postgres"), self.home
-            )
+            identity = self._choose_identity()
             cluster.make_data_dir(self.home, self.binaries, identity)
             cluster.write_access_files(self.home, self.binaries, identity)
             self._socket_dir = cluster.make_socket_dir(self.home)
@@ -413,17 +420,55 @@ class EmbeddedServer:
             return "(no log)"
 
 
-def prepare(server: EmbeddedServer, dbname: str = "flux") -> InstallResult:
+def prepare(
+    server: EmbeddedServer, dbname: str = "flux", callers: Collection[str] = ()
+) -> InstallResult:
     """Make the running server ready for a project: logins, database, schema flux. Idempotent.
 
     Blocks; inside Trio use `trio.to_thread.run_sync`.
+
+    Args:
+        server: The server.
+        dbname: The project's database.
+        callers: Logins of callers, if the project tells them apart.
     """
     with psycopg.connect(server.dsn(SUPERUSER, "postgres"), autocommit=True) as conn:
         roles.ensure_logins(conn)
         roles.ensure_database(conn, dbname)
+        if callers:
+            admit_callers(server, conn, callers)
     with psycopg.connect(server.dsn(SUPERUSER, dbname), autocommit=True) as conn:
         roles.grant_application_rights(conn)
         return schema.install(conn)
+
+
+def admit_callers(server: EmbeddedServer, conn: psycopg.Connection, names: Collection[str]) -> None:
+    """Make the logins of callers on a running server; conn is a superuser's. Idempotent.
+
+    Raises:
+        EmbeddedError: They exist, but the server does not let them in.
+    """
+    roles.ensure_callers(conn, names)
+    if conn.info.server_version >= 160000:
+        return  # it knows how to say "every role"
+    server.write_access_files(names)
+    conn.execute("select pg_reload_conf()")
+    for name in names:
+        _wait_until_admitted(server.dsn(name, "postgres"))
+
+
+def _wait_until_admitted(dsn: str) -> None:
+    """The server reads its access files again in its own time."""
+    deadline = time.monotonic() + ADMIT_S
+    while True:
+        try:
+            psycopg.connect(dsn).close()
+        except psycopg.OperationalError as error:
+            if time.monotonic() > deadline:
+                raise EmbeddedError(f"a login of callers is not let in: {error}") from error
+            time.sleep(POLL_S)
+        else:
+            return
 
 
 def _try_lock(fd: int, how: int) -> bool:

@@ -7,6 +7,8 @@ Neither is a superuser. The group roles come from sql/roles.sql.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import psycopg
 from psycopg import sql
 
@@ -23,6 +25,19 @@ def ensure_logins(conn: psycopg.Connection) -> None:
         if not _exists(conn, "select from pg_roles where rolname = %s", name):
             conn.execute(sql.SQL("create role {} login").format(sql.Identifier(name)))
         conn.execute(sql.SQL("grant flux_runtime, flux_reader to {}").format(sql.Identifier(name)))
+
+
+def ensure_callers(conn: psycopg.Connection, names: Iterable[str]) -> None:
+    """Make the logins of callers, and let the service see every row; conn is a superuser's.
+
+    A caller may do nothing but what migrations grant to him. Policies are about callers: the
+    service is trusted, as it is on a server where it owns the tables. Idempotent.
+    """
+    for name in names:
+        if not _exists(conn, "select from pg_roles where rolname = %s", name):
+            conn.execute(sql.SQL("create role {} login").format(sql.Identifier(name)))
+        conn.execute(sql.SQL("grant flux_caller to {}").format(sql.Identifier(name)))
+    conn.execute(sql.SQL("alter role {} bypassrls").format(sql.Identifier(APP)))
 
 
 def ensure_database(conn: psycopg.Connection, name: str) -> bool:

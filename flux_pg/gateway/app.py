@@ -11,6 +11,7 @@ import logging
 
 import msgspec
 
+from flux_pg.gateway.authentication import Authenticator
 from flux_pg.gateway.framing import Fault
 from flux_pg.gateway.health import PATHS as HEALTH_PATHS
 from flux_pg.gateway.health import health_reply
@@ -38,9 +39,13 @@ class App:
     Args:
         runner: The runtime. Its functions are read once: a worker runs exactly one deployment.
         limits: Bounds for bodies and forms.
+        authenticator: Finds out who asks; None where nobody is asked.
     """
 
-    def __init__(self, runner: Runner, limits: Limits) -> None:
+    def __init__(
+        self, runner: Runner, limits: Limits, authenticator: Authenticator | None = None
+    ) -> None:
+        self.authenticator = authenticator
         self._runner = runner
         self._limits = limits
         self.router = Router(runner.functions)
@@ -56,7 +61,8 @@ class App:
                 origin,
                 health_reply(request.method, request.path, ready=ready, draining=self.draining),
             )
-        return Prepared(origin, Preparation(self.router, self._limits, parsed, origin).decide())
+        preparation = Preparation(self.router, self._limits, parsed, origin, self.authenticator)
+        return Prepared(origin, preparation.decide())
 
     def prepare_fault(
         self,

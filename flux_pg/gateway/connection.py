@@ -173,10 +173,12 @@ class Connection:
         self.served += 1
         server = self._server
         app = server.app
-        prepared = app.prepare(parsed)
-        action = prepared.action
         server.in_flight += 1
         try:
+            if app.authenticator is not None:
+                await app.authenticator.prepare(parsed.request)
+            prepared = app.prepare(parsed)
+            action = prepared.action
             if isinstance(action, Invocation) and action.function.cancel_on_disconnect:
                 reply = await self._answer_watched(prepared)
                 if reply is None:

@@ -44,7 +44,7 @@ def new_origin(
         parent = parse_traceparent([v for n, v in header_list if n == "traceparent"])
     perf_ns = identity.perf_counter_ns()
     started_perf_ns = received_ns or perf_ns
-    spans = identity.new_span_ids(5)
+    spans = identity.new_span_ids(6)
     return Origin(
         request_id=identity.new_request_id(),
         trace_id=parent.trace_id if parent else spans.pop() + spans.pop(),

@@ -1,4 +1,4 @@
-"""The steps before a function runs: route, read the body, validate. Each is a span.
+"""The steps before a function runs: route, authenticate, read the body, validate. Each is a span.
 
 Any step may refuse the request; the refusal names its rule and keeps what was known by then.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -18,7 +18,10 @@ from flux_pg.gateway.origin import Origin
 from flux_pg.gateway.protocol import Parsed
 from flux_pg.gateway.routing import Match, Route, Router
 from flux_pg.gateway.target import TargetError, parse_pairs
-from flux_pg.records import ErrorRecord, HttpRequest, Invocation, Refusal, SpanRecord
+from flux_pg.records import ErrorRecord, HttpRequest, Identity, Invocation, Refusal, SpanRecord
+
+if TYPE_CHECKING:
+    from flux_pg.gateway.authentication import Authenticator
 
 log = logging.getLogger("flux_pg.gateway")
 _Result = TypeVar("_Result")
@@ -56,12 +59,22 @@ class Preparation:
         limits: Bounds for bodies and forms.
         parsed: The whole request.
         origin: Its ids and its zero of time.
+        authenticator: Finds out who asks; None where nobody is asked.
     """
 
-    def __init__(self, router: Router, limits: Limits, parsed: Parsed, origin: Origin) -> None:
+    def __init__(
+        self,
+        router: Router,
+        limits: Limits,
+        parsed: Parsed,
+        origin: Origin,
+        authenticator: Authenticator | None = None,
+    ) -> None:
         request = parsed.request
         self._router = router
         self._limits = limits
+        self._authenticator = authenticator
+        self._identity: Identity | None = None
         self._request: HttpRequest = request
         self._origin = origin
         self._zero = origin.started_perf_ns
@@ -85,6 +98,9 @@ class Preparation:
         """Go through the steps; never raises."""
         try:
             route = self._step("gateway.route", self._route)
+            if self._authenticator is not None:
+                # Before the input is looked at: what it should be is not for everybody.
+                self._step("gateway.authenticate", lambda: self._authenticate(route))
             arguments = self._step("gateway.validate", lambda: self._validate(route))
         except Refused as refused:
             self._describe_request()
@@ -104,6 +120,8 @@ class Preparation:
             http=request,
             path_parameters=self._match.parameters if self._match else {},
             client_request_id=origin.client_request_id,
+            principal=_subject(self._identity),
+            identity=self._identity,
             gateway_spans=self._spans,
             trace_flags=origin.trace_flags,
         )
@@ -168,6 +186,11 @@ class Preparation:
             f"No function answers {request.path[:200]}.",
             f"Did you mean {near}?" if near else "",
         )
+
+    def _authenticate(self, route: Route) -> None:
+        assert self._authenticator is not None
+        self._identity = self._authenticator.identify(self._request, route.function)
+        self._spans[-1].output = self._identity.shown()
 
     def _validate(self, route: Route) -> dict[str, Any]:
         request = self._request
@@ -244,6 +267,13 @@ class Preparation:
             refusal.function = self._match.route.function.name
         refusal.input = self._input
         return refusal
+
+
+def _subject(identity: Identity | None) -> str | None:
+    """Who asks, in one word: the `sub` of his token."""
+    if identity is None or not isinstance(subject := identity.claims.get("sub"), str):
+        return None
+    return subject
 
 
 def _uncheckable(error: Exception) -> Refused:

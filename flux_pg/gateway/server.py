@@ -14,6 +14,7 @@ import trio
 
 from flux_pg.errors import LoadError
 from flux_pg.gateway.app import App
+from flux_pg.gateway.authentication import Authenticator
 from flux_pg.gateway.connection import Connection, Phase
 from flux_pg.gateway.limits import Limits
 from flux_pg.records import Runner
@@ -34,15 +35,18 @@ class Server:
     Args:
         runner: The runtime that runs and records requests.
         limits: Every bound.
+        authenticator: Finds out who asks; None where nobody is asked.
 
     Attributes:
         in_flight: How many requests are being run or refused right now.
         route_errors: Functions that cannot be served as they are declared.
     """
 
-    def __init__(self, runner: Runner, limits: Limits) -> None:
+    def __init__(
+        self, runner: Runner, limits: Limits, authenticator: Authenticator | None = None
+    ) -> None:
         self.limits = limits
-        self.app = App(runner, limits)
+        self.app = App(runner, limits, authenticator)
         self.in_flight = 0
         self.route_errors: tuple[LoadError, ...] = self.app.router.errors
         self._connections: set[Connection] = set()

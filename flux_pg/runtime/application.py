@@ -15,7 +15,7 @@ import trio
 from psycopg.types.json import JsonbDumper
 
 from .. import __version__
-from ..config import Settings
+from ..config import Settings, caller_url
 from ..database.connection import Connection
 from ..database.pipeline import Statement, run_batch
 from ..database.pool import Pool
@@ -29,6 +29,7 @@ from ..queue.wakeup import Notifier, Wakeup
 from ..queue.workers import JobWorkers
 from ..records import FunctionSpec, Invocation, Refusal, Reply
 from .boundaries.install import install_shims
+from .callers import Callers
 from .deployment import Source, identify_source
 from .engines.python import PythonEngine
 from .execution import Executor
@@ -37,7 +38,7 @@ from .late import Caught
 from .recording import Recorder
 from .redaction import TABLE_COLUMNS, Redactor
 from .refusals import RefusalRecorder, turned_away, unjournaled
-from .registry import Registry, load_functions
+from .registry import Registry, load_functions, refuse_unchecked
 from .request_log import RequestLog
 from .values import to_json
 from .work import Work
@@ -57,6 +58,7 @@ _TICK = Statement("select flux.tick_snapshot()")
 # Only such a constraint can make COMMIT fail.
 _DEFERRABLE = Statement("select exists (select from pg_catalog.pg_trigger where tgdeferrable)")
 _PARTITIONS = Statement("select flux.ensure_partitions()")
+_CLAIMS_KEY = Statement("select flux.claims_key()")
 _SIGN = Statement("select flux.sign_failures()")
 
 
@@ -199,25 +201,25 @@ async def open_application(
         os.environ.setdefault(name, value)
     install_shims()
     registry = load_functions(settings.project_dir)
+    if not settings.auth:
+        registry = refuse_unchecked(registry)
     route_errors = Router(tuple(registry.functions.values())).errors
     schedules, schedule_errors = collect_schedules(settings.project_dir, registry.functions)
     registry = registry._replace(errors=(*registry.errors, *route_errors, *schedule_errors))
     source = await trio.to_thread.run_sync(identify_source, settings.project_dir)
     wakeup = Wakeup()
-    pool = Pool(
-        settings.database_url,
-        max_size=settings.pool_size,
-        configure=configure_connection,
-        client_encoding="utf8",  # results are recorded as the server sends them
-        prepare_threshold=5 if settings.prepare_statements == "on" else None,
-    )
+    pool = make_pool(settings, settings.database_url)
     notifier = Notifier(pool, wakeup, settings.queue_poll_s)
+    callers: Callers | None = None
     try:
         redactor, deployment = await _register(pool, settings, registry, source)
         await _works(pool, _PARTITIONS)
+        if settings.auth:
+            callers = await open_callers(pool, settings, environment)
         application = _assemble(
-            settings, journal, registry, pool, redactor, deployment, source, environment, notifier
-        )
+            settings, journal, registry, pool, redactor, deployment, source, environment, notifier,
+            callers,
+        )  # fmt: skip
         if settings.jobs == "on":
             scheduler = Scheduler(
                 pool,
@@ -239,7 +241,35 @@ async def open_application(
         await application._executor.close()
     finally:
         with trio.CancelScope(shield=True):
+            if callers is not None:
+                await callers.aclose()
             await pool.aclose()
+
+
+def make_pool(settings: Settings, url: str) -> Pool:
+    """A pool for the transactions of functions, with one login."""
+    return Pool(
+        url,
+        max_size=settings.pool_size,
+        configure=configure_connection,
+        client_encoding="utf8",  # results are recorded as the server sends them
+        prepare_threshold=5 if settings.prepare_statements == "on" else None,
+    )
+
+
+async def open_callers(pool: Pool, settings: Settings, environment: Mapping[str, str]) -> Callers:
+    """The callers of [auth], with a pool for the login of each role.
+
+    Raises:
+        UsageError: A login cannot connect, or may do what a caller must not.
+    """
+    async with pool.connection() as conn:
+        key = (await run_batch(conn, [_CLAIMS_KEY])).check()[0].rows[0][0]
+    pools = {
+        role: make_pool(settings, caller_url(settings, role, environment))
+        for role in settings.auth_roles or {}
+    }
+    return Callers(bytes(key), pools)
 
 
 def _assemble(
@@ -252,6 +282,7 @@ def _assemble(
     source: Source,
     environment: Mapping[str, str],
     notifier: Notifier,
+    callers: Callers | None,
 ) -> Application:
     recorder = Recorder(deployment, strict=settings.durability == "strict")
     log = RequestLog(settings.log_format, silent=settings.dev)
@@ -268,6 +299,7 @@ def _assemble(
         commit=source.commit,
         on_finished=log.finished,
         on_pushed=notifier.pushed,
+        callers=callers,
     )
     refusals = RefusalRecorder(pool, redactor, deployment)
     return Application(registry, executor, recorder, refusals, pool, deployment, log)

@@ -35,6 +35,7 @@ from .arguments import bind_arguments
 from .boundaries.log import BoundaryLog, current_log
 from .boundaries.modes import Limits, Recording
 from .boundaries.tasks import ensure_task_paths
+from .callers import SERVICE, Caller, Callers
 from .dispatcher import Dispatcher, no_such_function, note_failed_commit
 from .engines.base import Engine
 from .failures import describe_error, leaf_of
@@ -90,8 +91,10 @@ class Executor:
         commit: str | None,
         on_finished: Callable[[Run, Ending], None],
         on_pushed: Callable[[float], None] | None = None,
+        callers: Callers | None = None,
     ) -> None:
         self._pool = pool
+        self._callers = callers
         self._recording = settings.recording == "on"
         self._recorder = recorder if self._recording else None
         self._functions = functions
@@ -209,7 +212,18 @@ class Executor:
     def _open_database(self, run: Run, deadline: float) -> RunDatabase:
         """What the run's statements go to."""
         spec = run.invocation.function
-        return RunDatabase(self._pool, self._recorder, run, spec, deadline, self._on_pushed)
+        caller, pool = self._admit(run.invocation)
+        return RunDatabase(
+            self._pool, self._recorder, run, spec, deadline, self._on_pushed,
+            caller=caller, caller_pool=pool,
+        )  # fmt: skip
+
+    def _admit(self, invocation: Invocation) -> tuple[Caller | None, Pool | None]:
+        """Whom the run is done for, and with which login."""
+        identity = invocation.identity
+        if self._callers is None or identity is None:
+            return None, None
+        return self._callers.admit(identity, invocation.function)
 
     async def _run_recorded(self, run: Run, deadline: float) -> Reply:
         spec = run.invocation.function
@@ -258,6 +272,9 @@ class Executor:
         shown = {"omitted": "the input of the request"} if is_large else run.redacted_input
         span = run.begin_span("function", spec.name, input=shown)
         span.location = run_location(spec)
+        identity = run.invocation.identity
+        if identity is not None:
+            span.attributes = {"role": identity.role if spec.role == "caller" else SERVICE}
         if not run.invocation.gateway_spans and len(run.spans) == 1:
             span.span_id, span.parent_span_id = run.root_span_id, run.invocation.parent_span_id
         return span
@@ -480,6 +497,7 @@ class Executor:
             started_perf_ns=perf_counter_ns(),
             started_at_ns=time_ns(),
             principal=parent.invocation.principal,
+            identity=parent.invocation.identity,
         )
 
     async def _run_child(
@@ -581,13 +599,22 @@ def _check_call(parent: Run, database: RunDatabase, spec: FunctionSpec) -> None:
     """Refuse a call that cannot be what it says.
 
     Raises:
-        UsageError: Too deep, or its isolation is not that of the transaction it would run in.
+        UsageError: Too deep, or its role or isolation is not that of the transaction it would run
+            in.
     """
     if parent.depth >= MAX_CALL_DEPTH:
         raise UsageError(
             f"{spec.name} was not called: it would be {MAX_CALL_DEPTH} calls deep",
             "Does it call itself without an end?",
             code="call-too-deep",
+        )
+    if spec.role == SERVICE and database.shares_with_calls and database.login != SERVICE:
+        raise UsageError(
+            f"{spec.name} has the rights of the service (role='service'), but would run in a "
+            f"transaction of {database.login}",
+            "Push a job of it, or call it outside the transaction of a caller that has "
+            "transaction=False.",
+            code="role-not-shared",
         )
     order = ISOLATIONS.index
     if database.shares_with_calls and order(spec.isolation) > order(database.isolation):

@@ -15,12 +15,12 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, TypeVar, overload
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, overload
 
 from ..errors import FluxError, LoadError, UsageError
 from ..queue.declarations import read_schedules
 from ..queue.durations import read_duration
-from ..records import ISOLATIONS, Backoff, FunctionSpec, Isolation, Parameter, Schedule
+from ..records import ISOLATIONS, Auth, Backoff, FunctionSpec, Isolation, Parameter, Schedule
 from .context import Context
 from .sources import FromSource, import_from_source
 
@@ -29,7 +29,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 FUNCTIONS_FOLDER = "functions"
 _MODULE_PREFIX = "flux_functions"
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_AUTHS = ("none",)
+_AUTHS = get_args(Auth)
+_ROLES = ("caller", "service")
 
 
 class Registry(NamedTuple):
@@ -52,7 +53,8 @@ def define_function(
     name: str | None = None,
     method: str = "POST",
     path: str | None = None,
-    auth: str = "none",
+    auth: Auth = "none",
+    role: Literal["caller", "service"] = "caller",
     timeout: float | None = None,
     transaction: bool = True,
     isolation: Isolation = "read committed",
@@ -75,7 +77,8 @@ def define_function(
     name: str | None = None,
     method: str = "POST",
     path: str | None = None,
-    auth: str = "none",
+    auth: Auth = "none",
+    role: Literal["caller", "service"] = "caller",
     timeout: float | None = None,
     transaction: bool = True,
     isolation: Isolation = "read committed",
@@ -97,7 +100,10 @@ def define_function(
         name: Name in records and commands; default the Python name.
         method: HTTP method.
         path: HTTP path, `{name}` for parameters; default `/<name>`.
-        auth: Who may call it; `none` for everybody.
+        auth: Who may call it over HTTP: `none` for everybody (a token that cannot be believed is
+            refused all the same), `user` for whoever has a token, `service` for tokens of the
+            service. The last two need [auth] in flux.toml.
+        role: Whose rights its SQL has: those of its caller, or of the `service` as jobs have.
         timeout: Seconds it may run; default the project's `request_timeout_s`.
         transaction: One transaction for the whole call; False to open them with
             `ctx.db.transaction()`.
@@ -128,6 +134,11 @@ def define_function(
     def declare(function: F) -> F:
         declared_name = name or function.__name__
         _check(declared_name, method, path, auth, isolation, timeout, retries, function)
+        if role not in _ROLES:
+            raise _fault(
+                declared_name, function, f"role {role!r} is none of {', '.join(_ROLES)}",
+                "Leave it out: then the function has the rights of whoever calls it.",
+            )  # fmt: skip
         _check_job(declared_name, max_attempts, concurrency, function)
         _check_limits(declared_name, max_rows, max_cost, function)
         spec = FunctionSpec(
@@ -136,6 +147,7 @@ def define_function(
             method=method.upper(),
             path=path or f"/{declared_name}",
             auth=auth,
+            role=role,
             timeout_s=timeout if timeout is not None else 0.0,
             transaction=transaction,
             isolation=isolation,
@@ -193,12 +205,11 @@ def _check(
             f"Write path={'/' + path!r}.",
         )
     if auth not in _AUTHS:
-        # Served all the same, it would be open to everybody while its author thinks it is not.
         raise _fault(
             name,
             function,
             f"auth {auth!r} is none of {', '.join(_AUTHS)}",
-            "Write auth='none' and let the proxy in front of Flux decide who may call it.",
+            "Write auth= as one of these.",
         )
     if isolation not in ISOLATIONS:
         raise _fault(
@@ -359,6 +370,26 @@ def load_functions(project_dir: Path) -> Registry:
                 continue
             functions[spec.name] = local
     return Registry(functions, tuple(errors))
+
+
+def refuse_unchecked(registry: Registry) -> Registry:
+    """Without [auth] nobody is asked who he is: leave out what is not for everybody.
+
+    Served all the same, it would be open to everybody while its author thinks it is not.
+    """
+    closed = [spec for spec in registry.functions.values() if spec.auth != "none"]
+    errors = tuple(
+        LoadError(
+            f"function {spec.name}: auth={spec.auth!r}, but flux.toml has no [auth] to check it by",
+            "Say in [auth] how tokens are checked (docs/auth.md), or write auth='none' and let the "
+            "proxy in front of Flux decide who may call it.",
+            path=spec.file,
+            line=spec.line,
+        )
+        for spec in closed
+    )
+    kept = {name: spec for name, spec in registry.functions.items() if spec.auth == "none"}
+    return Registry(kept, (*registry.errors, *errors))
 
 
 def _import(path: Path) -> ModuleType:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import psycopg
@@ -34,8 +34,9 @@ from ..database.pipeline import (
 from ..database.pool import Pool
 from ..errors import FluxError
 from ..queue.settlement import settle
-from ..queue.statements import LEASE_LOST
+from ..queue.statements import LEASE_LOST, PUSH
 from ..records import ErrorRecord, ExecutionOutcome, FunctionSpec, Location, SpanRecord
+from .callers import SERVICE, Caller
 from .recording import Ending, Recorder
 from .run import Run
 from .statements import inspect_statement
@@ -127,6 +128,16 @@ current_block: ContextVar[Block | None] = ContextVar("flux_block", default=None)
 class RunDatabase:
     """See the module. One for each request; called functions share their caller's.
 
+    Args:
+        pool: The runtime's own login.
+        recorder: None where nothing is recorded.
+        run: The request.
+        spec: Its function.
+        deadline: When it is stopped, on Trio's clock.
+        on_pushed: Told of jobs once they are committed.
+        caller: Whom its transactions are done for; None for nobody in particular.
+        caller_pool: Where they are done, if not with the runtime's own login.
+
     Attributes:
         committed: Some transaction with effects has committed, and the row stands as running.
     """
@@ -139,8 +150,13 @@ class RunDatabase:
         spec: FunctionSpec,
         deadline: float,
         on_pushed: Callable[[float], None] | None = None,
+        *,
+        caller: Caller | None = None,
+        caller_pool: Pool | None = None,
     ) -> None:
         self._pool = pool
+        self._caller = caller
+        self._caller_pool = caller_pool or pool
         self._recorder = recorder
         self._run = run
         self._spec = spec
@@ -189,6 +205,11 @@ class RunDatabase:
         return self._spec.isolation
 
     @property
+    def login(self) -> str:
+        """Whose rights its transactions have: a caller's role, or `service`."""
+        return self._caller.login if self._caller is not None else SERVICE
+
+    @property
     def is_open(self) -> bool:
         """Whether a transaction is open on the server."""
         return any(transaction.is_open for transaction in self._open)
@@ -214,6 +235,9 @@ class RunDatabase:
         """
         text = inspect_statement(sql)
         statement = Statement(sql, params, native)
+        if span.kind == "queue" and sql == PUSH and self.login != SERVICE:
+            assert self._caller is not None
+            statement = self._caller.push(run.request_id, cast(Sequence[Any], params))
         block = self._block()
         alone = block is None and not self.is_single
         transaction = self._new_transaction() if alone else self._transaction_of(block)
@@ -250,11 +274,12 @@ class RunDatabase:
 
     def _new_transaction(self) -> Transaction:
         transaction = Transaction(
-            self._pool,
+            self._caller_pool,
             self._spec.isolation,
             self._remaining_ms(),
             recording=self._recorder is not None,
             settles=self._recorder is not None and self._recorder.settles,
+            caller=self._caller,
         )
         self._open.add(transaction)
         return transaction

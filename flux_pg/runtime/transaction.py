@@ -40,6 +40,7 @@ from ..database.pipeline import (
 )
 from ..database.pool import Pool
 from ..records import Location
+from .callers import Caller
 from .run import signed
 from .statements import Statement as StatementText
 from .statements import learn_writers, names_in
@@ -69,6 +70,7 @@ _COLLECT_AFTER = FixedQuery(
     2,
 )
 _MAKES_CONSTRAINTS = frozenset({"create", "alter", "do"})
+_HIDES = frozenset({"do", "call", "create", "alter"})
 _FIND_WRITERS = FixedQuery("select flux.find_writers(string_to_array($1, chr(10)))", 1)
 _HIDDEN = "row changes not captured: a SELECT may have made some through "
 _STRUCK = "row changes not captured: stopped while a savepoint was being set after them"
@@ -144,8 +146,10 @@ class Transaction:
         *,
         recording: bool = True,
         settles: bool = True,
+        caller: Caller | None = None,
     ) -> None:
         self._pool = pool
+        self._caller = caller
         self._recording = recording
         self._settles = settles
         self._isolation = isolation
@@ -227,7 +231,7 @@ class Transaction:
             if not self.failed and not self.lost:
                 self._restore_state(before)  # nothing was sent
             raise
-        self._leaves_state = self._leaves_state or text.leaves_state
+        self._leaves_state = self._leaves_state or text.leaves_state or self._may_hide(text)
         self._settles = self._settles or text.verb in _MAKES_CONSTRAINTS
         if text.reads_only:
             self._read.append(str(statement.query))
@@ -235,6 +239,12 @@ class Transaction:
             self._note_write(request_id, batch[len(prefix) + 1 :])
         result: Result = batch[len(prefix)]
         return result
+
+    def _may_hide(self, text: StatementText) -> bool:
+        """Whether it may leave something that its text does not show. What a caller's request
+        leaves would wait for those of others."""
+        restricted = self._caller is not None and self._caller.is_restricted
+        return restricted and text.verb in _HIDES
 
     def _remember_state(self) -> tuple[Any, ...]:
         positions = [(block, block.position) for block in self._blocks]
@@ -302,7 +312,7 @@ class Transaction:
             self._begun = True
             self._requests[request_id] = None
             self._context = (request_id, span_id)
-            context = _CONTEXT.bind(request_id, number, str(self._timeout_ms))
+            context = self._make_context(request_id, number)
             return [_BEGIN[self._isolation], context, *self._block_savepoints()]
         prefix = self._pending
         self._pending = []
@@ -318,6 +328,21 @@ class Transaction:
                 _SET_SPAN.bind(number) if same_request else _SET_BOTH.bind(request_id, number)
             )
         return prefix
+
+    def _make_context(self, request_id: str, number: str | None) -> Sendable:
+        if self._caller is not None:
+            return self._caller.context(request_id, number, self._timeout_ms)
+        return _CONTEXT.bind(request_id, number, str(self._timeout_ms))
+
+    def _collect(self, request_id: str) -> Sendable:
+        if self._caller is not None and self._caller.is_restricted:
+            return self._caller.collect(request_id)
+        return _COLLECT.bind(request_id)
+
+    def _collect_after(self, request_id: str) -> Sendable:
+        if self._caller is not None and self._caller.is_restricted:
+            return self._caller.collect_after(request_id, self._read_up_to)
+        return _COLLECT_AFTER.bind(request_id, self._read_up_to)
 
     def _savepoint(self) -> FixedStatement:
         # A name is never used twice: going back to a savepoint that was never set must fail.
@@ -349,10 +374,7 @@ class Transaction:
     def _suffix(self, text: StatementText, request_id: str) -> list[Sendable]:
         if text.reads_only or not self._reads_back or not self._recording:
             return []
-        return [
-            _COLLECT_AFTER.bind(name, self._read_up_to)
-            for name in {**self._requests, request_id: None}
-        ]
+        return [self._collect_after(name) for name in {**self._requests, request_id: None}]
 
     def _note_write(self, request_id: str, collected: Sequence[Result]) -> None:
         self._requests[request_id] = None
@@ -466,7 +488,7 @@ class Transaction:
         hidden = self._hidden_writes() if self.failed else []
         may_collect = block.wrote or (self._read and not self.failed)
         requests = list(self._requests) if may_collect and self._recording else []
-        collect = [_COLLECT.bind(name) for name in requests]
+        collect = [self._collect(name) for name in requests]
         if requests:
             if self.failed:
                 await self._return_to_savepoint()
@@ -537,6 +559,8 @@ class Transaction:
         settle_at = len(head) - 1
         collects = self._late_collects()
         try:
+            if self._caller is not None and self._caller.is_restricted:
+                tail = [self._caller.through(statement) for statement in tail]
             batch = await run_batch(self._conn, [*head, *collects, *tail, COMMIT], finish=True)
         except psycopg.Error as error:
             self._note_state()
@@ -554,7 +578,7 @@ class Transaction:
         """A serializable transaction can fail at COMMIT itself: have its row changes before."""
         if self._isolation == "read committed" or not self.wrote or not self._recording:
             return []
-        return [_COLLECT_AFTER.bind(name, self._read_up_to) for name in self._requests]
+        return [self._collect_after(name) for name in self._requests]
 
     def _remember(self, collected: Sequence[Result]) -> None:
         if collected and not any(result.aborted or result.error for result in collected):
@@ -613,7 +637,7 @@ class Transaction:
             await self._return_to_savepoint()
             if self.failed:
                 return self.missing
-        collects = [_COLLECT.bind(name) for name in self._requests]
+        collects = [self._collect(name) for name in self._requests]
         batch = (await run_batch(self._conn, [*self._pending, *collects], finish=True)).check()
         results = batch[len(self._pending) :]
         self._keep(

@@ -112,13 +112,15 @@ class Server(Protocol):
 
 def make_server(application: Runner, settings: Settings) -> Server:
     """Make the gateway's server with the limits that the settings ask for."""
+    from flux_pg.gateway.authentication import make_authenticator
     from flux_pg.gateway.limits import Limits
     from flux_pg.gateway.server import Server as GatewayServer
 
     limits = Limits(
         max_body_bytes=settings.max_body_bytes, max_header_bytes=settings.max_header_bytes
     )
-    server: Server = GatewayServer(application, limits)
+    authenticator = make_authenticator(settings, {**settings.dotenv, **os.environ})
+    server: Server = GatewayServer(application, limits, authenticator)
     return server
 
 
