@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -186,13 +187,20 @@ def _about_history(document: Document) -> list[Suggestion]:
             if command not in {suggestion.command for suggestion in found}:
                 found.append(Suggestion(f"the request that {verb} {subject} before", command))
             break
+    return found + _about_files(document)
+
+
+def _about_files(document: Document) -> list[Suggestion]:
+    """The diff to look at, if git has both commits and the project differs between them."""
+    files = (document.get("changes") or {}).get("files")
     good, place = document.get("last_success"), document.get("location")
-    if good and place and good.get("commit") and place.get("deployed_commit"):
-        old, new = good["commit"][:10], place["deployed_commit"][:10]
-        if old != new:
-            command = f"git diff {old}..{new} -- {place['file']}"
-            found.append(Suggestion("what changed in this file since it last worked", command))
-    return found
+    if not (files and good and place):
+        return []
+    commits = f"{good['commit'][:10]}..{place['deployed_commit'][:10]}"
+    if place["file"] in {one["file"] for one in files}:
+        text = "what changed in this file since it last worked"
+        return [Suggestion(text, f"git diff {commits} -- {shlex.quote(place['file'])}")]
+    return [Suggestion("what changed since it last worked", f"git diff {commits} -- .")]
 
 
 def changes_since_success(document: Document) -> list[str]:

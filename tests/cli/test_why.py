@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -118,6 +119,33 @@ def test_a_failure_is_explained(flux: Flux, conn: Any, stock: None, tmp_path: Pa
     assert {"text", "command"} == set(document["suggestions"][0])
 
 
+def test_what_is_suggested_of_a_row_shows_something(
+    flux: Flux, conn: Any, stock: None, tmp_path: Path
+) -> None:
+    project(tmp_path)
+
+    def suggested(request: UUID) -> list[str]:
+        document = json.loads(flux("why", str(request), "--json").out)
+        commands = [one["command"] for one in document["suggestions"] if one["command"]]
+        for command in (one for one in commands if one.startswith("flux state")):
+            assert flux(*command.split()[1:]).code == 0, command
+        return [one for one in commands if one.startswith("flux state")]
+
+    made = run_request(conn, "insert into public.stock values (7, 0), (8, 0)")
+    assert suggested(made) == ["flux state blame stock 7", "flux state blame stock 8"]
+    gone = run_request(conn, "delete from public.stock where id = 7")
+    assert suggested(gone) == ["flux state history stock 7"]
+    assert suggested(made) == ["flux state history stock 7", "flux state blame stock 8"]
+    kept = run_request(conn, "delete from public.stock where id = 8", fails=True)
+    assert suggested(kept) == ["flux state blame stock 8"]
+    conn.execute("insert into public.stock values (7, 1)")
+    assert suggested(gone) == ["flux state blame stock 7"]
+    conn.execute("truncate public.stock")
+    assert suggested(made) == ["flux state history stock 7", "flux state history stock 8"]
+    conn.execute("drop table public.stock")
+    assert suggested(made) == ["flux state history stock 7", "flux state history stock 8"]
+
+
 def test_a_success_is_told_as_one(flux: Flux, conn: Any, stock: None) -> None:
     run_request(conn, "insert into public.stock values (7, 0)")
     shown = flux("why", "@last")
@@ -224,7 +252,14 @@ def test_a_changed_commit_gives_the_diff_to_look_at() -> None:
         "previous": [], "suggestions": [],
     }  # fmt: skip
     assert changes_since_success(document) == [f"commit      {'a' * 10} → {'b' * 10}"]
-    assert [s.command for s in advise(document)] == [f"git diff {'a' * 10}..{'b' * 10} -- f.py"]
+    diff = f"git diff {'a' * 10}..{'b' * 10} -- "
+    for changed, command in (
+        (["g.py", "f.py"], [f"{diff}f.py"]), (["g h.py"], [f"{diff}."]), ([], []), (None, []),
+    ):  # fmt: skip
+        files = None if changed is None else [{"file": name, "status": "M"} for name in changed]
+        told = advise({**document, "changes": {"commits": 1, "files": files}})
+        assert [s.command for s in told] == command
+    assert advise(document) == [], "git does not know both commits"
 
 
 def test_value_changes_are_few_and_only_of_one_type() -> None:
