@@ -22,10 +22,10 @@ def make_invocation(claimed: Claimed) -> Invocation:
     job, spec = claimed.job, claimed.function
     payload = _decode(claimed.payload)
     try:
-        arguments = _bind(spec, payload)
+        arguments = bind_payload(spec, payload)
     except InputRefused as refusal:
-        # A record says why, as of every attempt: a function that only raises takes its place.
-        arguments, spec = {}, _refusing(spec, refusal)
+        # A record says why, as of every attempt.
+        arguments, spec = {}, refusing(spec, refusal)
     root = make_span_id()
     return Invocation(
         request_id=job.lease_token,
@@ -46,14 +46,21 @@ def make_invocation(claimed: Claimed) -> Invocation:
     )
 
 
-def _bind(spec: FunctionSpec, payload: Any) -> dict[str, Any]:
+def bind_payload(spec: FunctionSpec, payload: Any) -> dict[str, Any]:
+    """Arguments for a function from a job's payload.
+
+    Raises:
+        InputRefused: It does not fit.
+    """
     if not isinstance(payload, dict):
         fault = {"path": "payload", "message": "must be an object: the arguments by name"}
         raise InputRefused(spec.name, [fault])
     return bind_arguments(spec, payload)
 
 
-def _refusing(spec: FunctionSpec, refusal: InputRefused) -> FunctionSpec:
+def refusing(spec: FunctionSpec, refusal: InputRefused) -> FunctionSpec:
+    """A function that refuses its input, in the place of one that cannot be called with it."""
+
     async def refuse() -> None:
         raise refusal
 

@@ -21,6 +21,7 @@ from flux_pg.gateway.bodies import NO_BODY, Body, UploadedFile
 from flux_pg.gateway.routing import Router
 from flux_pg.gateway.target import TargetError
 from flux_pg.gateway.validation import Binder
+from flux_pg.queue.attempts import bind_payload, refusing
 from flux_pg.records import FunctionSpec, HttpRequest, Invocation, JobAttempt, Kind, Replaying
 from flux_pg.replay.record import Record
 from flux_pg.replay.source import RecordedRun
@@ -43,7 +44,7 @@ def make_invocation(
 
     Raises:
         FluxError: There is no such function any more (`no-function`), or it refuses the recorded
-            input (`Unfit`).
+            input (`Unfit`); one that refuses that of a job is given as one that says so.
     """
     run = record.run
     spec = functions.get(run.function or "")
@@ -59,13 +60,17 @@ def make_invocation(
     body, query = _parts(run, http, path)
     if http is not None and binder.wants_bytes:
         body = Body("raw", http.body)
+    try:
+        arguments = _arguments(binder, spec, record, path, body, query)
+    except InputRefused as refusal:
+        arguments, spec = {}, refusing(spec, refusal)
     return Invocation(
         request_id=uuid7(),
         trace_id=uuid7().hex,
         root_span_id=make_span_id(),
         kind=kind,
         function=spec,
-        arguments=_arguments(binder, spec, record, path, body, query),
+        arguments=arguments,
         input=run.input,
         started_perf_ns=perf_counter_ns(),
         started_at_ns=time_ns(),
@@ -101,22 +106,32 @@ def _arguments(
     body: Body,
     query: Mapping[str, list[str]],
 ) -> dict[str, Any]:
+    """The arguments, with what was redacted withheld.
+
+    Raises:
+        Unfit: Today's code does not take them.
+        InputRefused: Nor does it, of a job: an attempt that is refused is a request like others.
+    """
     run = record.run
     given = run.input if isinstance(run.input, dict) else {}
+    refused: InputRefused | None = None
+    told = ""
     if run.kind in ("http", "invoke"):
         arguments, faults = binder.bind(path, body, query)
         told = "; ".join(f"{one.path or 'body'}: {one.message}" for one in faults)
     else:
-        told = ""
         try:
-            arguments = bind_arguments(spec, given)
+            bind = bind_payload if run.job_id is not None else bind_arguments
+            arguments = bind(spec, run.input if run.job_id is not None else given)
         except InputRefused as refusal:
-            told = refusal.message
+            refused, told = refusal, refusal.message
     if told:
         marked = next((name for name, value in given.items() if is_mark(value)), None)
         if marked is not None:
             recorded = {"kind": "value", "name": f"input.{marked}", "value": given[marked]}
             record.diverge(Divergence(("", "", 0), recorded, None, "redacted", at="input"))
+        if refused is not None and marked is None and run.job_id is not None:
+            raise refused
         raise Unfit(f"{spec.name} does not take the recorded input: {told}", "")
     bound: dict[str, Any] = withhold(arguments, "input", record)
     return bound

@@ -281,6 +281,32 @@ async def test_jobs_are_replayed_as_part_of_their_trace_when_asked(lab: Lab, pg1
     assert played.verdicts == ["changed", "same"], played
 
 
+async def test_a_job_that_was_refused_for_its_input_is_refused_again(
+    lab: Lab, pg18: Server
+) -> None:
+    async with run_jobs(lab.folder, lab.database, JOBS, SCHEMA) as jobs:
+        jobs.rows("select flux.tick_snapshot()::text")
+        wrong = jobs.enqueue("welcome", payload={"id": "one"})
+        right = jobs.enqueue("welcome", payload={"id": 1})
+        assert (await jobs.ended(wrong))["state"] == "dead"
+        await jobs.ended(right)
+        wrong_id, right_id = (str(jobs.attempts(one)[0]["request_id"]) for one in (wrong, right))
+    for mode in ("--recorded", "--as-of"):
+        done = flux(lab, "replay", wrong_id, mode, "--json")
+        (one,) = json.loads(done.stdout)["requests"]
+        assert (one["verdict"], one["now"]["error"]["type"]) == ("same", "InputRefused"), done
+        assert done.returncode == 1
+    lab.rewrite(
+        JOBS.replace("id: int)", "id: str)").replace("where id = %s", "where id::text = %s")
+    )
+    played = await play(lab, pg18, ids=[wrong_id, right_id], chained=False)
+    found = {one.run.request_id: one for one in played.replays}
+    now = found[right_id].result.error
+    assert now is not None
+    assert now.type == "InputRefused"
+    assert found[wrong_id].result.error != found[wrong_id].run.error
+
+
 CRASHES = (
     PLAIN
     + """
