@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -32,7 +33,8 @@ def init(scope: Scope, name: str, no_git: bool) -> None:
     """
     target = (scope.directory or Path.cwd()) / name
     title = target.resolve().name
-    _check(name, title, target)
+    shell = shlex.quote(str(target if scope.directory else Path(name)))
+    _check(name, title, target, shell)
     planned = dict(_planned(files("flux_pg.cli") / "templates" / "project", Path()))
     taken = sorted(str(path) for path in planned if (target / path).exists())
     if taken:
@@ -53,11 +55,11 @@ def init(scope: Scope, name: str, no_git: bool) -> None:
         scope.note(f"  {path}")
     where = "here" if target.resolve() == Path.cwd() else f"in {name}"
     scope.note(f"\n{scope.notes.good('made')} project {title} {where}. Next:\n")
-    scope.emit("  flux dev" if where == "here" else f"  cd {name} && flux dev")
+    scope.emit("  flux dev" if where == "here" else f"  cd {shell} && flux dev")
     scope.emit("""  curl -i -X POST localhost:4000/hello -d '{"name":"world"}'""")
 
 
-def _check(name: str, title: str, target: Path) -> None:
+def _check(name: str, title: str, target: Path, shell: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", title):
         raise UsageError(
             f"not a name for a project: {name}",
@@ -67,7 +69,7 @@ def _check(name: str, title: str, target: Path) -> None:
         raise UsageError(f"{target} is a file", "Choose another name.", code="exists")
     if (target / PROJECT_FILE).exists():
         raise UsageError(
-            f"{target} is a Flux project already", f"cd {name} && flux dev", code="exists"
+            f"{target} is a Flux project already", f"cd {shell} && flux dev", code="exists"
         )
 
 

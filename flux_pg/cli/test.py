@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,11 @@ def export(
     if output is not None and output.exists() and not force:
         raise UsageError(
             f"{output} is there already", "Give --force to write over it.", code="exists"
+        )
+    if output is not None and not output.parent.is_dir():
+        folder = str(output.parent)
+        raise UsageError(
+            f"there is no folder {folder}", f"mkdir -p {shlex.quote(folder)}", code="no-folder"
         )
     settings = scope.project_settings
     with conninfo_of(settings) as conninfo, connect(conninfo) as database:
@@ -156,7 +162,6 @@ def _judge_success(run: RecordedRun, found: Found, came: Any) -> tuple[str, str]
 
 def _write(scope: Scope, run: RecordedRun, made: Made, output: Path | None) -> None:
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(made.source, encoding="utf-8")
     if scope.as_json:
         scope.emit_json(

@@ -78,6 +78,9 @@ class Binder:
             else:
                 plans.append(plan)
         self._plans = tuple(plans)
+        # Nothing else reads the body then: an array in it would be ignored without a word.
+        takes_body = self._whole is not None or self._raw is not None
+        self._wants_object = not takes_body and any(not plan.in_path for plan in plans)
 
     @property
     def wants_bytes(self) -> bool:
@@ -109,12 +112,10 @@ class Binder:
         if self._whole is not None:
             self._bind_whole(self._whole, body, arguments, faults)
         sources = _Sources(path, body, query)
-        missing = False
         for plan in self._plans:
             value, source = sources.find(plan)
             if value is _MISSING:
                 if plan.required:
-                    missing = True
                     faults.append(InputFault(plan.name, "Missing required field", ""))
                 continue
             if source == "repeated":
@@ -127,7 +128,7 @@ class Binder:
             except msgspec.ValidationError:
                 lax = source != "body"
                 faults += find_faults(value, plan.annotation, plan.name, source, lax=lax)
-        if missing and body.kind == "json" and type(body.value) is not dict and not self._whole:
+        if self._wants_object and body.kind == "json" and type(body.value) is not dict:
             faults.insert(0, InputFault("", "Expected `object` as the body", "body"))
         return arguments, faults
 

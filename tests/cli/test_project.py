@@ -93,6 +93,16 @@ def test_init_makes_a_project_and_says_what_to_type(bare: Flux, tmp_path: Path) 
     assert (tmp_path / "shop" / ".git").is_dir()
 
 
+def test_init_says_what_a_shell_can_run(bare: Flux, tmp_path: Path) -> None:
+    made = bare("init", "my things/shop")
+    assert made.out.splitlines()[0] == "  cd 'my things/shop' && flux dev"
+    again = bare("init", "my things/shop")
+    assert again.code == 2 and "cd 'my things/shop' && flux dev" in again.err
+    (tmp_path / "other place").mkdir()
+    made = bare("init", "shop", "-C", "other place")
+    assert made.out.splitlines()[0] == "  cd 'other place/shop' && flux dev"
+
+
 def test_init_overwrites_nothing(bare: Flux, tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "README.md").write_text("mine")

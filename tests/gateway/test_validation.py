@@ -119,8 +119,11 @@ def test_a_body_that_is_no_object() -> None:
     assert bind(f, [1]) == [
         ("", "Expected `object` as the body", "body"), ("a", "Missing required field", ""),
     ]  # fmt: skip
-    assert bind(f, [1], query={"a": ["1"]}) == {"a": 1}
-    assert bind(g, [1]) == {} and bind(h, [1]) == {}
+    for body in ([1], "a", 0, False):
+        no_object = [("", "Expected `object` as the body", "body")]
+        assert bind(g, body) == no_object
+        assert bind(f, body, query={"a": ["1"]}) == no_object
+        assert bind(h, body) == {} and bind(f, body, path={"a": "1"}) == {"a": 1}
 
 
 def test_every_fault_has_its_path() -> None:

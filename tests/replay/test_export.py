@@ -287,3 +287,6 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(project: Project) ->
     code, _, err = project.flux(project.requests["failed"], "-o", str(taken))
     assert (code, taken.read_text()) == (2, "mine")
     assert "--force" in err
+    nowhere = project.folder / "tsets" / "test_it.py"
+    code, _, err = project.flux(project.requests["failed"], "-o", str(nowhere))
+    assert code == 2 and f"mkdir -p {nowhere.parent}" in err and not nowhere.parent.exists()
