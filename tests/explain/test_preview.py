@@ -170,16 +170,34 @@ class _Verdict:
         return self.original.tables is not None and self.original.tables != self.stage.tables()
 
     def _refused(self) -> str:
-        if self.original.state is None:
-            # Postgres does not ask for rights to a table behind a condition that it proves false:
-            # then that table is not in the plan.
-            plan = self.stage.run(f"explain (costs off) {self.sql}", self.role, self.given, False)
-            named = re.findall(r"public\.(\w+)", str(self.preview.refused))
-            reached = any(f" on {name}" in str(plan.rows) for name in named)
-            self._need(bool(named) and not reached, plan.rows)
-            return "refused, but planned away"
-        self._need(self.original.state[:2] == "42")
-        return "refused"
+        if self.original.state is not None and self.original.state[:2] == "42":
+            return "refused"
+        # Postgres does not ask for rights to a table behind a condition that it proves false, nor
+        # to what nobody needs: then that is not in the plan.
+        plan = self.stage.run(
+            f"explain (costs off, verbose) {self.sql}", self.role, self.given, False
+        )
+        self._need(not any(self._is_planned(text, plan) for text in self.preview.refused), plan)
+        return "refused, but planned away"
+
+    @staticmethod
+    def _is_planned(refused: str, plan: Outcome) -> bool:
+        """Whether a plan uses the table, and in a condition the columns, that a right lacks for."""
+        denied = re.search(r"public\.(\w+): \w+ lacks \w+ on (.*)", refused)
+        if denied is None:
+            return True
+        lines = [line.rstrip("']\"") for line in plan.rows or []]
+        table, names = denied[1], denied[2].split(", ")
+        scans = [
+            match for line in lines if (match := re.search(rf" on public\.{table}\b(.*)", line))
+        ]
+        conditions = " ".join(line for line in lines if "Output:" not in line)
+        return any(
+            "any column" in names or f"{scan[1].strip() or table}.{name}" in conditions
+            for scan in found
+            if scan is not None
+            for name in names
+        )
 
 
 def run_cases(
@@ -198,7 +216,9 @@ def run_cases(
     for what, count in counts.most_common():
         print(f"{count:6} {what}")
     same = sum(count for what, count in counts.items() if what.startswith("same"))
-    assert same > sum(counts.values()) / 10, counts
+    total = sum(counts.values())
+    # A few worlds chosen by chance may hide everything; many cannot.
+    assert same > total / 10 or (SCALE > 1 and total < 1000), counts
 
 
 def test_a_query_returns_what_it_returns_under_the_policies(
