@@ -188,9 +188,7 @@ class _Verdict:
             return True
         lines = [line.rstrip("']\"") for line in plan.rows or []]
         table, names = denied[1], denied[2].split(", ")
-        scans = [
-            match for line in lines if (match := re.search(rf" on public\.{table}\b(.*)", line))
-        ]
+        found = [re.search(rf" on public\.{table}\b(.*)", line) for line in lines]
         conditions = " ".join(line for line in lines if "Output:" not in line)
         return any(
             "any column" in names or f"{scan[1].strip() or table}.{name}" in conditions
