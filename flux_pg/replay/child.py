@@ -21,14 +21,14 @@ import trio
 
 from flux_pg import __version__
 from flux_pg.config import Settings
-from flux_pg.database.pipeline import FixedStatement, Statement, run_batch
+from flux_pg.database.pipeline import Batch, FixedStatement, Statement, run_batch
 from flux_pg.database.pool import Pool
 from flux_pg.errors import FluxError
 from flux_pg.explain.query_catalog import Catalog
 from flux_pg.records import Invocation, Kind
 from flux_pg.replay import refusing
 from flux_pg.replay.clock import run_at_once
-from flux_pg.replay.draws import STAND, Draw, Drawing, When
+from flux_pg.replay.draws import Draw, Drawing, Standing
 from flux_pg.replay.executor import (
     Finished,
     KeepingRecorder,
@@ -83,6 +83,7 @@ class Child:
         self._lockdown = Lockdown(False, "not asked for")
         self._pool: Pool | None = None
         self._stander: Pool | None = None
+        self._standing = Standing()
 
     async def open(self) -> None:
         """Connect, lock the process down, load the code, tell the parent."""
@@ -132,12 +133,12 @@ class Child:
             await pool.release(conn)
         return pool
 
-    async def _stand(self, draws: Sequence[Draw], when: When) -> None:
-        """Put sequences where a run needs them; on a connection that no run uses."""
-        assert self._stander is not None
-        values = (msgspec.json.encode(draws).decode(), when)
+    async def _ask(self, statements: Sequence[Statement]) -> Batch | None:
+        """Ask on the connection that no run uses."""
+        if self._stander is None or not statements:
+            return None
         async with self._stander.connection() as conn:
-            (await run_batch(conn, [Statement(STAND, values)])).check()
+            return (await run_batch(conn, statements)).check()
 
     async def _register(self, pool: Pool, described: list[dict[str, Any]]) -> int:
         source = self._start["source"]
@@ -199,11 +200,11 @@ class Child:
             record = Record(recorded, self._redactor, trail, self._relay.allows)
             kind: Kind = message["kind"]
             draws = msgspec.convert(message["draws"], list[Draw])
-            drawing = trail.drawing = Drawing(draws, self._stand)
+            following = msgspec.convert(message["following"], list[Draw])
+            trail.drawing = Drawing(draws, self._ask)
             invocation = make_invocation(self._registry.functions, record, kind)
-            await drawing.begin()
-            answer |= await self._run(invocation, trail)
-            await drawing.end()
+            await self._ask(self._standing.begin(draws))
+            answer |= await self._run(invocation, trail, following)
         except FluxError as problem:
             answer["problem"] = {"code": problem.code, "message": problem.message}
             answer["problem"]["hint"] = problem.hint
@@ -219,7 +220,9 @@ class Child:
         answer["took_us"] = (time.perf_counter_ns() - began_ns) // 1000
         await self._frames.send(answer)
 
-    async def _run(self, invocation: Invocation, trail: Trail) -> dict[str, Any]:
+    async def _run(
+        self, invocation: Invocation, trail: Trail, following: Sequence[Draw]
+    ) -> dict[str, Any]:
         replay_id = str(invocation.request_id)
         # What is called in a transaction of the caller's is recorded before its caller.
         trail.ids.append(replay_id)
@@ -239,15 +242,10 @@ class Child:
         for record in trail.records:
             if described["outcome"] == "ok" and not record.run.failed:
                 record.check_unused(statements=self._from_record)
-        mutations = None if self._pool is None else await self._mutations(self._pool, ids)
+        batch = await self._ask([Statement(_MUTATIONS, (ids,)), *self._standing.end(following)])
+        # Committed or not, of what it called, too: JSON, as the record has them, digit for digit.
+        mutations = None if batch is None else [row[0] for row in batch[0].rows]
         return {"replay_id": replay_id, "records": kept, "mutations": mutations, **described}
-
-    async def _mutations(self, pool: Pool, ids: list[str]) -> list[str]:
-        """The row changes of a replay and of what it called, committed or not: JSON, as the
-        record has them, digit for digit."""
-        async with pool.connection() as conn:
-            result = (await run_batch(conn, [Statement(_MUTATIONS, (ids,))])).check()[0]
-        return [row[0] for row in result.rows]
 
     async def live(self) -> None:
         """Run what the parent sends until it is gone."""

@@ -5,20 +5,24 @@ what was drawn then, also where others drew in between. While a request runs, ea
 before the value that it drew next; what it draws beyond its record, and what others draw that drew
 nothing then, comes from behind every recorded value.
 
-Law: setval is bound to no transaction, so a connection of its own does it.
+Laws:
+- setval is bound to no transaction, so a connection of its own does it.
+- Sequences stand for one run at a time, and behind everything recorded for all others. Where the
+  run that comes next is known they go on to it at once: one round trip for two.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import psycopg
 
-When = Literal["first", "next", "last"]
-Stand = Callable[[Sequence["Draw"], When], Awaitable[None]]
+from flux_pg.database.pipeline import Statement
+
+Send = Callable[[Sequence[Statement]], Awaitable[object]]
 _MAY_INSERT = re.compile(r"\b(insert|merge|copy|call)\b", re.IGNORECASE)
 
 # Only in scratch databases, where whoever may log in may move a sequence.
@@ -42,31 +46,34 @@ begin
             as x (sequence text, relation text, "column" name, "values" bigint[], beyond bigint)
     loop
         continue when v_draw.sequence is null or v_draw.relation is null;
-        execute format('select last_value, is_called from %s', v_draw.sequence)
-            into v_last, v_called;
-        execute format('select max(%I) from %s', v_draw."column", v_draw.relation) into v_beyond;
-        v_beyond := greatest(v_beyond, v_draw.beyond);
-        v_next := case p_when
-            when 'first' then v_draw."values"[1]
+        v_next := null;
+        v_last := null;
+        if p_when = 'first' then
+            v_next := v_draw."values"[1];
+        elsif p_when = 'next' then
+            execute format('select last_value, is_called from %s', v_draw.sequence)
+                into v_last, v_called;
+            continue when not v_called and v_last = any (v_draw."values");
             -- After the last recorded value, and after any that was not, none is left.
-            when 'next' then v_draw."values"[array_position(v_draw."values", v_last) + 1]
-        end;
-        continue when p_when = 'next' and not v_called and v_last = any (v_draw."values");
-        continue when p_when = 'next' and v_last >= v_beyond;
+            v_next := v_draw."values"[array_position(v_draw."values", v_last) + 1];
+        end if;
         if v_next is not null then
             execute format('select exists (select from %s where %I = $1)', v_draw.relation,
                 v_draw."column") into v_taken using v_next;
+            if not v_taken then
+                perform setval(v_draw.sequence, v_next, false);
+                continue;
+            end if;
         end if;
-        if v_next is null or v_taken then
-            perform setval(v_draw.sequence, v_beyond, true);
-        else
-            perform setval(v_draw.sequence, v_next, false);
-        end if;
+        execute format('select max(%I) from %s', v_draw."column", v_draw.relation) into v_beyond;
+        v_beyond := greatest(v_beyond, v_draw.beyond);
+        continue when v_last >= v_beyond;
+        perform setval(v_draw.sequence, v_beyond, true);
     end loop;
 end
 $$;
 """
-STAND = "select flux.stand_sequences(%s, %s)"
+_STAND = "select flux.stand_sequences(%s, %s)"
 
 _SEQUENCES = """
 select format('%I.%I', n.nspname, c.relname) as sequence, tn.nspname as schema, t.relname as name,
@@ -133,7 +140,7 @@ class Sequences:
         """
         draws = [one for found in self._by_table.values() for one in found]
         text = msgspec.json.encode(draws).decode()
-        scratch.execute(STAND.encode(), (text, "last"))
+        scratch.execute(_STAND.encode(), (text, "last"))
 
     def drawn(self, changes: Iterable[Mapping[str, Any]]) -> list[Draw]:
         """What row changes, as in `flux.trace/1`, say was drawn, the rolled-back ones included."""
@@ -149,12 +156,36 @@ class Sequences:
         return list(found.values())
 
 
-class Drawing:
-    """The draws of one run while it goes on."""
+class Standing:
+    """Where the sequences of a scratch database stand, as far as one process moves them."""
 
-    def __init__(self, draws: Sequence[Draw], stand: Stand) -> None:
+    def __init__(self) -> None:
+        self._for: list[Draw] = []
+        self._is_ahead = False
+
+    def begin(self, draws: Sequence[Draw]) -> list[Statement]:
+        """What puts sequences where a run needs them that begins now; nothing if they are there."""
+        is_there, self._is_ahead = self._is_ahead and self._for == list(draws), False
+        return [] if is_there else self._go(draws)
+
+    def end(self, following: Sequence[Draw]) -> list[Statement]:
+        """What puts them where the next run needs them, or else behind all recorded values."""
+        self._is_ahead = True
+        return self._go(following)
+
+    def _go(self, draws: Sequence[Draw]) -> list[Statement]:
+        left, self._for = self._for, list(draws)
+        named = {one.sequence for one in draws}
+        moves = [("last", [one for one in left if one.sequence not in named]), ("first", draws)]
+        return [_stand(found, when) for when, found in moves if found]
+
+
+class Drawing:
+    """The draws of one run while it goes on; `send` runs a statement."""
+
+    def __init__(self, draws: Sequence[Draw], send: Send) -> None:
         self._draws = draws
-        self._stand = stand
+        self._send = send
         self._inserts = 0
         # Alone, and one after the other, they come by themselves.
         self._gapless = min(
@@ -162,23 +193,17 @@ class Drawing:
         )
         self._has_gaps = any(one.values != _consecutive(one) for one in draws)
 
-    async def begin(self) -> None:
-        """Before anything is asked."""
-        if self._draws:
-            await self._stand(self._draws, "first")
-
     async def before(self, sql: str) -> None:
         """Before each statement."""
         if not self._draws or not _MAY_INSERT.search(sql):
             return
         if self._inserts and (self._has_gaps or self._inserts >= self._gapless):
-            await self._stand(self._draws, "next")
+            await self._send([_stand(self._draws, "next")])
         self._inserts += 1
 
-    async def end(self) -> None:
-        """When it has ended."""
-        if self._draws:
-            await self._stand(self._draws, "last")
+
+def _stand(draws: Sequence[Draw], when: str) -> Statement:
+    return Statement(_STAND, (msgspec.json.encode(draws).decode(), when))
 
 
 def _consecutive(draw: Draw) -> list[int]:

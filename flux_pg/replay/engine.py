@@ -88,22 +88,33 @@ class Child:
         self.egress = "not enforced"
         self.egress_reason = ""
 
-    async def replay(self, recorded: RecordedRun, draws: Sequence[Draw] = ()) -> ReplayResult:
+    async def replay(
+        self,
+        recorded: RecordedRun,
+        draws: Sequence[Draw] = (),
+        following: Sequence[Draw] = (),
+    ) -> ReplayResult:
         """Run a recorded request again, and write the record of that, unless `write` does later.
 
         Several may run at once. Cancellation: the child may go on; close it.
 
         Args:
             recorded: The request.
-            draws: What it is to draw from sequences; the database must be a scratch one.
+            draws: What it is to draw from sequences; the database must be a scratch one, and
+                nothing may run beside it.
+            following: What the request draws that will run next, if that is known.
         """
         self._number += 1
         number = self._number
         send, receive = trio.open_memory_channel[dict[str, Any]](1)
         self._waiting[number] = send
         limit_s = self._timeouts.get(recorded.function or "", self._settings.request_timeout_s)
+        message = {
+            "type": "replay", "id": number, "kind": self._kind, "record": recorded, "draws": draws,
+            "following": following,
+        }  # fmt: skip
         try:
-            answer = await self._ask(number, recorded, draws, receive, limit_s)
+            answer = await self._ask(message, receive, limit_s)
         finally:
             del self._waiting[number]
         result = self._read(recorded, answer)
@@ -119,15 +130,10 @@ class Child:
 
     async def _ask(
         self,
-        number: int,
-        recorded: RecordedRun,
-        draws: Sequence[Draw],
+        message: dict[str, Any],
         receive: trio.MemoryReceiveChannel[dict[str, Any]],
         limit_s: float,
     ) -> dict[str, Any]:
-        message = {
-            "type": "replay", "id": number, "kind": self._kind, "record": recorded, "draws": draws,
-        }  # fmt: skip
         with trio.move_on_after(limit_s + _GRACE_S):
             try:
                 await self._frames.send(message)

@@ -28,6 +28,7 @@ from flux_pg.config import Settings
 from flux_pg.database.embedded import EmbeddedServer
 from flux_pg.errors import FluxError
 from flux_pg.replay.children import Children, Written, open_children
+from flux_pg.replay.draws import Draw
 from flux_pg.replay.engine import Child, LiveRecord, Mode, ReplayResult, open_child
 from flux_pg.replay.footprint import Queue, footprint_of
 from flux_pg.replay.incident_changes import CannotApply, Change, read_changes
@@ -127,6 +128,7 @@ class Incident:
         if self.mode == "recorded":
             running.total_tokens = _AT_ONCE[self.mode]
         done: dict[int, trio.Event] = {}
+        taken: dict[int, Loaded | None] = {}
 
         async def take(number: int, step: Step, loaded: Loaded | None, before: set[int]) -> None:
             try:
@@ -136,10 +138,12 @@ class Incident:
                     if loaded is None:
                         await self._redo(step.outside)
                         return
-                    replayed = await self._replay(loaded, children, written)
+                    following = _draws_following(loaded, taken.get(number + 1))
+                    replayed = await self._replay(loaded, following, children, written)
                     self._done[number] = replayed
                     on_replayed(replayed)
             finally:
+                del taken[number]
                 done[number].set()
                 waiting.release_on_behalf_of(number)
 
@@ -154,6 +158,7 @@ class Incident:
                     before = self._comes_after(number, step, loaded)
                     done[number] = trio.Event()
                     await waiting.acquire_on_behalf_of(number)
+                    taken[number] = loaded
                     nursery.start_soon(take, number, step, loaded, before)
 
     def _comes_after(self, number: int, step: Step, loaded: Loaded | None) -> set[int]:
@@ -165,34 +170,36 @@ class Incident:
             return before
         if loaded is None:
             return self._queue.add(number, footprint_of(step.outside))
-        draws = self.state.draws(loaded.changes)
-        own = loaded.own
-        return self._queue.add(number, self.state.catalog.footprint(loaded.run, own, draws))
+        touched = self.state.catalog.footprint(loaded.run, loaded.own, loaded.draws)
+        return self._queue.add(number, touched)
 
     async def _load(self, candidates: Sequence[Candidate]) -> dict[str, Loaded]:
         def load() -> dict[str, Loaded]:
             runs = load_requests(self.conn, [one.request_id for one in candidates])
             changes = load_changes(self.conn, list(runs.values()))
-            return {
-                one.request_id: Loaded(
-                    one, runs[one.request_id], changes[one.request_id], self._own(one)
-                )
-                for one in candidates
-                if one.request_id in runs
-            }
+            found = {}
+            for one in candidates:
+                if one.request_id in runs:
+                    made = changes[one.request_id]
+                    draws = self.state.draws(made) if self.state is not None else []
+                    run = runs[one.request_id]
+                    found[one.request_id] = Loaded(one, run, made, self._own(one), draws)
+            return found
 
         return await trio.to_thread.run_sync(load)
 
-    async def _replay(self, loaded: Loaded, children: Children, written: Written) -> Replayed:
+    async def _replay(
+        self, loaded: Loaded, following: Sequence[Draw], children: Children, written: Written
+    ) -> Replayed:
         run = loaded.run
-        child, result = await self._run(loaded, children)
+        child, result = await self._run(loaded, following, children)
         if _is_gone(result):
             children.give_up(child)
             async with self._alone:
                 if self.state is not None:
                     await self.state.take_back_lost(run)
                 # Perhaps it was another one that took the process along.
-                child, result = await self._run(loaded, children)
+                child, result = await self._run(loaded, following, children)
                 if _is_gone(result):
                     children.give_up(child)
         self.target.explain(result, run)
@@ -214,10 +221,11 @@ class Incident:
             self.skipped.append(f"a recorded change was not done again: {error} (by {who})")
             self._note_otherwise(loaded.own, result)
 
-    async def _run(self, loaded: Loaded, children: Children) -> tuple[Child, ReplayResult]:
+    async def _run(
+        self, loaded: Loaded, following: Sequence[Draw], children: Children
+    ) -> tuple[Child, ReplayResult]:
         child = await children.get(loaded.candidate.hash_seed)
-        draws = self.state.draws(loaded.changes) if self.state is not None else []
-        return child, await child.replay(loaded.run, draws)
+        return child, await child.replay(loaded.run, loaded.draws, following)
 
     async def _judge(self, loaded: Loaded, result: ReplayResult) -> Replayed:
         if self._judges is None:
@@ -259,6 +267,17 @@ class Incident:
                 ) from error
             self.skipped.append(f"a recorded change was not done again: {error} (by {who})")
             self._note_otherwise(changes)
+
+
+def _draws_following(loaded: Loaded, following: Loaded | None) -> Sequence[Draw]:
+    """What the next request draws that the same process runs; nothing where others may run first.
+
+    Nothing runs beside a request that draws, and so nothing between two of them.
+    """
+    if not loaded.draws or following is None:
+        return ()
+    same = following.candidate.hash_seed == loaded.candidate.hash_seed
+    return following.draws if same else ()
 
 
 def _is_to_be_as_recorded(replayed: Replayed, changes: Sequence[Mapping[str, Any]]) -> bool:

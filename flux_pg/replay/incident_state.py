@@ -67,6 +67,8 @@ class State:
         """
 
         def undo() -> None:
+            # The process may have left them standing for it.
+            self._sequences.put_beyond(self._reader)
             found = self._reader.execute(_REPLAYS_OF, (run.ids,)).fetchall()
             self._undo([row[0] for row in found], ())
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from flux_pg.analysis.diff_document import Comparison
 from flux_pg.replay.compare import compare_replay, is_repeated
+from flux_pg.replay.draws import Draw
 from flux_pg.replay.footprint import Catalog
 from flux_pg.replay.incident_changes import Change
 from flux_pg.replay.incident_selection import Candidate
@@ -50,12 +51,14 @@ class Loaded:
 
     Attributes:
         own: The row changes that it committed, exact.
+        draws: What it drew from sequences, for a scratch database.
     """
 
     candidate: Candidate
     run: RecordedRun
     changes: list[dict[str, Any]]
     own: Sequence[Change] = ()
+    draws: Sequence[Draw] = ()
 
 
 Control = Callable[[Loaded], Awaitable[ReplayResult]]
