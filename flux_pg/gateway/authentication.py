@@ -103,7 +103,7 @@ class Authenticator:
                 503, "auth.keys", "keys-unavailable", str(error),
                 "Try again; the log of the server says what is wrong.",
             ) from None  # fmt: skip
-        except (jwt.PyJWTError, ValueError, RecursionError) as error:
+        except (jwt.PyJWTError, TypeError, ValueError, RecursionError) as error:
             raise _unauthorized(
                 "auth.token", "token-refused", f"The token is not accepted: {_reason(error)}.",
                 "Get a new one.", error="invalid_token",
