@@ -46,6 +46,9 @@ create policy rest on only_restrictive as restrictive using (id > 0);
 create policy called on by_function using (auth.is_uid(owner));
 create policy inner_alias on renamed
     using (exists (select 1 from plain as r where r.id = renamed.team));
+create table turned (id int primary key);
+alter table turned enable row level security;
+create policy turned on turned for delete using (exists (select from turned as t where t.id > 1));
 grant usage on schema auth to public;
 grant all on all tables in schema public to pg_monitor;
 revoke all on plain from pg_monitor;
@@ -144,6 +147,18 @@ def test_without_a_permissive_policy_no_row_is_seen(
 def test_conditions_that_can_fail_do_not_meet_hidden_rows(catalog: Catalog) -> None:
     assert "offset 0" in str(compiled(catalog, "select * from docs where 1 / id > 0").sql)
     assert "offset 0" not in str(compiled(catalog, "select * from docs where id > 0").sql)
+
+
+def test_a_policy_may_look_at_its_own_table_where_no_other_subquery_follows(
+    connection: psycopg.Connection[Any], catalog: Catalog
+) -> None:
+    sql = "delete from turned"
+    preview = compiled(catalog, sql)
+    assert (preview.refused, preview.unsupported) == ([], [])
+    connection.execute(str(preview.sql))
+    with connection.transaction(force_rollback=True):
+        connection.execute("set local role pg_monitor")
+        connection.execute(sql)
 
 
 @pytest.mark.parametrize(
