@@ -8,8 +8,9 @@ each change would cost more than the functions do.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -22,6 +23,7 @@ DEBOUNCE_MS = 400
 STEP_MS = 50
 
 Changes = set[tuple[Change, str]]
+Report = Callable[[Changes], None]
 
 
 async def watch_project(
@@ -30,32 +32,41 @@ async def watch_project(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Call `on_change` with the changed files until cancelled.
+    """Call `on_change` with the changed files until cancelled; started once all are watched.
 
     `project_dir` is an absolute path without links. Files are named relative to it, sorted, all
-    changes of a moment in one call. New folders are watched from the moment they appear.
+    changes of a moment in one call. What a new folder holds counts as changed.
     """
-    while True:
-        folders = watched_folders(project_dir)
-        stop = trio.Event()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_set_when_cancelled, stop)
-            for folder in folders:
-                nursery.start_soon(_watch, folder, stop, project_dir, on_change)
-            task_status.started()
-            task_status = trio.TASK_STATUS_IGNORED
-            async with aclosing(_changes(project_dir, stop, recursive=False)) as batches:
-                async for changes in batches:
-                    _report(changes, project_dir, on_change)
-                    if watched_folders(project_dir) != folders:
-                        break
-            nursery.cancel_scope.cancel()
-        # What is in a new folder already was written before anyone watched it.
-        appeared = set(watched_folders(project_dir)).difference(folders)
-        # Unlike rglob, walk does not mind that a folder in it is gone again.
-        walked = (entry for one in appeared for entry in os.walk(one))
-        inside = {os.path.join(folder, name) for folder, _, names in walked for name in names}
-        _report({(Change.added, path) for path in inside}, project_dir, on_change)
+    watches: dict[str, trio.CancelScope] = {}
+
+    def report(changes: Changes) -> None:
+        _report(changes, project_dir, on_change)
+
+    def watch(folder: Path, *, is_new: bool) -> trio.Event:
+        begun, scope = trio.Event(), trio.CancelScope()
+        watches[str(folder)] = scope
+        nursery.start_soon(_watch_folder, folder, scope, begun, report)
+        if is_new:
+            nursery.start_soon(_report_inside, folder, begun, report)
+        return begun
+
+    def follow(changes: Changes) -> None:
+        report(changes)
+        # One that was removed and made anew is another folder, which nobody watches.
+        for change, path in changes:
+            if change is not Change.modified and path in watches:
+                watches.pop(path).cancel()
+        for folder in watched_folders(project_dir):
+            if str(folder) not in watches:
+                watch(folder, is_new=True)
+
+    async with trio.open_nursery() as nursery:
+        started = [watch(folder, is_new=False) for folder in watched_folders(project_dir)]
+        started.append(trio.Event())
+        nursery.start_soon(partial(_watch, project_dir, started[-1], follow, recursive=False))
+        for begun in started:
+            await begun.wait()
+        task_status.started()
 
 
 def watched_folders(project_dir: Path) -> list[Path]:
@@ -78,36 +89,64 @@ def is_watched(path: Path) -> bool:
     return path.name in NAMES or (path.suffix in SUFFIXES and not path.name.startswith("."))
 
 
-async def _watch(
-    folder: Path,
-    stop: trio.Event,
-    project_dir: Path,
-    on_change: Callable[[tuple[str, ...]], None],
+async def _watch_folder(
+    folder: Path, scope: trio.CancelScope, begun: trio.Event, report: Report
 ) -> None:
-    async with aclosing(_changes(folder, stop, recursive=True)) as batches:
-        async for changes in batches:
-            _report(changes, project_dir, on_change)
+    with scope:
+        try:
+            await _watch(folder, begun, report, recursive=True)
+        except* FileNotFoundError:
+            begun.set()  # it is gone again
 
 
-async def _changes(
-    folder: Path, stop: trio.Event, *, recursive: bool
-) -> AsyncGenerator[Changes, None]:
+async def _report_inside(folder: Path, begun: trio.Event, report: Report) -> None:
+    """Report what was written before anyone watched: looked for once somebody does."""
+    await begun.wait()
+    # Unlike rglob, walk does not mind that a folder in it is gone again.
+    walked = os.walk(folder)
+    report({(Change.added, os.path.join(at, name)) for at, _, names in walked for name in names})
+
+
+async def _watch(folder: Path, begun: trio.Event, report: Report, *, recursive: bool) -> None:
+    """Report the changes in a folder; `begun` is set once none is missed any more."""
+    stop = _Stop(begun)
     watcher = awatch(
         folder,
         watch_filter=None,
         recursive=recursive,
         debounce=DEBOUNCE_MS,
         step=STEP_MS,
-        stop_event=stop,
+        stop_event=stop,  # type: ignore[arg-type]
         ignore_permission_denied=True,
     )
-    async with aclosing(watcher):
-        async for changes in watcher:
-            yield changes
+    async with trio.open_nursery() as nursery, aclosing(watcher) as batches:
+        nursery.start_soon(_set_when_cancelled, stop)
+        async for changes in batches:
+            report(changes)
 
 
-async def _set_when_cancelled(stop: trio.Event) -> None:
-    # watchfiles waits in a thread, which sees this event at once but a cancellation only later.
+class _Stop:
+    """What watchfiles asks whether to end, over and over from its thread, once it is watching."""
+
+    def __init__(self, begun: trio.Event) -> None:
+        self._begun = begun
+        self._token = trio.lowlevel.current_trio_token()
+        self._is_set = self._was_asked = False
+
+    def set(self) -> None:
+        """End it."""
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        """Whether to end."""
+        if not self._was_asked:
+            self._was_asked = True
+            self._token.run_sync_soon(self._begun.set)
+        return self._is_set
+
+
+async def _set_when_cancelled(stop: _Stop) -> None:
+    # watchfiles waits in a thread, which sees a stop at once but a cancellation only later.
     try:
         await trio.sleep_forever()
     finally:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
+from flux_pg.runtime import watch
 from flux_pg.runtime.watch import is_watched, watch_project, watched_folders
 from tests.runtime.processes import PATIENCE_S
 
@@ -70,6 +73,45 @@ async def test_a_folder_that_appears_later_is_watched(tmp_path: Path) -> None:
         (tmp_path / "functions" / "first.py").write_text("")
         await seen.wait("functions/first.py")
         await write_until_seen(tmp_path / "functions" / "second.py", tmp_path, seen)
+
+
+async def test_a_file_written_while_a_new_folder_is_listed_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = os.walk
+
+    def walk_slowly(folder: Path) -> Iterator[Any]:
+        found = list(walk(folder))
+        (folder / "late.py").write_text("")
+        return iter(found)
+
+    monkeypatch.setattr(os, "walk", walk_slowly)
+    async with watching(tmp_path) as seen:
+        (tmp_path / "functions").mkdir()
+        (tmp_path / "functions" / "first.py").write_text("")
+        await seen.wait("functions/first.py")
+        await seen.wait("functions/late.py")
+
+
+async def test_a_folder_that_is_made_anew_is_watched(tmp_path: Path) -> None:
+    (tmp_path / "functions").mkdir()
+    async with watching(tmp_path) as seen:
+        (tmp_path / "functions").rmdir()
+        (tmp_path / "functions").mkdir()
+        (tmp_path / "functions" / "first.py").write_text("")
+        await seen.wait("functions/first.py")
+        (tmp_path / "functions" / "second.py").write_text("")
+        await seen.wait("functions/second.py")
+
+
+async def test_a_folder_that_is_gone_before_it_is_watched_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [tmp_path / "gone"]
+    monkeypatch.setattr(watch, "watched_folders", lambda _: listed)
+    async with watching(tmp_path) as seen:
+        (tmp_path / "flux.toml").write_text("")
+        await seen.wait("flux.toml")
 
 
 async def test_what_the_runtime_writes_is_not_reported(tmp_path: Path) -> None:
