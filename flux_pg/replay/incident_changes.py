@@ -10,6 +10,7 @@ Laws:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from pg_attribute as a
 where a.attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text)) and a.attnum > 0
     and not a.attisdropped
 """
+_ALIKE = ("schema", "table", "op", "key", "columns", "old")
 Row = tuple[str, str, tuple[str | None, ...]]
 
 
@@ -98,6 +100,33 @@ def read_changes(
     return sorted((Change(*row) for row in rows), key=lambda change: change.seq)
 
 
+def corrections(done: Sequence[Change], wanted: Sequence[Change]) -> list[Change] | None:
+    """What makes the rows of the one those of the other, where these change the same rows alike.
+
+    Mostly only what the database makes anew differs (the time of a row, say), and to take
+    everything back and do it again would be several times as much.
+
+    Returns:
+        Updates of what differs; None where they are not so much alike.
+    """
+    rows = {(one.schema, one.table, *(one.key or ())) for one in done}
+    if not len(rows) == len(done) == len(wanted):
+        return None
+    found = []
+    for one, other in zip(done, wanted, strict=True):
+        if not one.key or any(getattr(one, name) != getattr(other, name) for name in _ALIKE):
+            return None
+        pairs = zip(one.columns, one.new or (), other.new or (), strict=False)
+        differing = [(name, now, then) for name, now, then in pairs if now != then]
+        if not differing:
+            continue
+        names, old, new = (list(side) for side in zip(*differing, strict=True))
+        if not set(names).isdisjoint(one.key_columns or ()):
+            return None
+        found.append(other._replace(op="U", columns=names, old=old, new=new))
+    return found
+
+
 class Applier:
     """Does changes again in a scratch database. Blocks; one thread at a time.
 
@@ -118,7 +147,9 @@ class Applier:
         Raises:
             CannotApply: One cannot be done; none was.
         """
-        with self._conn.transaction():
+        changes = list(changes)
+        # One statement is a transaction by itself.
+        with self._conn.transaction() if len(changes) > 1 else nullcontext():
             for change in changes:
                 self._apply(change)
 

@@ -10,7 +10,12 @@ import trio
 
 from flux_pg.replay.draws import Draw, Sequences
 from flux_pg.replay.footprint import Catalog
-from flux_pg.replay.incident_changes import Applier, Change, read_changes
+from flux_pg.replay.incident_changes import (
+    Applier,
+    Change,
+    corrections,
+    read_changes,
+)
 from flux_pg.replay.live_record import ReplayResult
 from flux_pg.replay.scratch import Scratch
 from flux_pg.replay.source import RecordedRun
@@ -77,4 +82,7 @@ class State:
 
     def _undo(self, ids: Sequence[str], instead: Sequence[Change]) -> None:
         done = read_changes(self._reader, None, None, ids) if ids else []
-        self._applier.apply([*(change.inverse() for change in reversed(done)), *instead])
+        changes = corrections(done, instead)
+        if changes is None:
+            changes = [*(change.inverse() for change in reversed(done)), *instead]
+        self._applier.apply(changes)
