@@ -18,17 +18,17 @@ laid to others only where one of their rows or values shows.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from flux_pg.records import SpanRecord
+from flux_pg.analysis.diff import Diff, SpanDiff, counts
+from flux_pg.analysis.diff_values import MISSING, Leaf
+from flux_pg.analysis.tree import duration_of, start_of
 from flux_pg.replay.footprint import Footprint, Resource, resources_of, statements_of
 from flux_pg.replay.incident_changes import Change
 from flux_pg.replay.incident_order import read_snapshot
 from flux_pg.replay.incident_selection import Candidate
-from flux_pg.replay.live_record import ReplayResult
 from flux_pg.replay.source import RecordedRun
 
 _DEPENDS_ON_ROWS = re.compile(r"\b(select|update|delete|merge|conflict)\b", re.IGNORECASE)
@@ -66,7 +66,7 @@ def _key_of(pk: Any) -> tuple[str, ...] | None:
 def find_cause(
     candidate: Candidate,
     run: RecordedRun,
-    result: ReplayResult,
+    diff: Diff,
     changes: Sequence[Change],
     *,
     footprint: Callable[[Iterable[Mapping[str, Any]]], Footprint],
@@ -78,7 +78,7 @@ def find_cause(
     Args:
         candidate: The request.
         run: What was recorded of it.
-        result: Its replay.
+        diff: How its replay differs.
         changes: Row changes of the incident's time, by whomever, in their order.
         footprint: What statements touch.
         tainted: Rows that replays before this one changed otherwise.
@@ -86,31 +86,57 @@ def find_cause(
     """
     if candidate.snapshot is None:
         return None
-    pair = _first_different(run, result)
-    if pair is None:
+    entry = _first_answered_otherwise(diff)
+    if entry is None:
         # It is inside a function that was called, or in what its own rows held before.
         touched = footprint(one for one in statements_of(run) if _depends_on_rows(one))
         if tainted.touches(touched):
             return None
         telling = _touching(_meanwhile(candidate, changes, candidate.ended_us), touched)
         return _describe(telling, run.function)
-    then, now = pair
-    ended = run.started_at_us + then.start_us + (then.duration_us or 0)
-    touched = footprint([then.input])
-    until = candidate.ended_us if chained else ended
-    found = _touching(_meanwhile(candidate, changes, until), touched)
-    failed = then.error is not None or now.error is not None
-    if not failed and not _depends_on_rows(then.input):
+    then, now = _sides(entry)
+    asked = then["input"]
+    failed = bool(then.get("error") or now.get("error"))
+    if not failed and not _depends_on_rows(asked):
         return None  # what was inserted is its own
+    touched = footprint([asked])
+    ended_us = run.started_at_us + start_of(then) + duration_of(then)
+    until_us = candidate.ended_us if chained else ended_us
+    found = _touching(_meanwhile(candidate, changes, until_us), touched)
     shown = [one for one in found if _shows(one, then, now)]
-    cells = _different_cells(then, now)
+    cells = set(_cells(entry.leaves))
     if cells and cells <= _values(shown):
-        return _describe(shown, then.name)
+        return _describe(shown, entry.path)
     if tainted.touches(touched):
         return None
     if touched.is_known:
-        return _describe(shown or found, then.name)
-    return _describe(shown if failed or not cells else [], then.name)
+        return _describe(shown or found, entry.path)
+    return _describe(shown if failed or not cells else [], entry.path)
+
+
+def _first_answered_otherwise(diff: Diff) -> SpanDiff | None:
+    """The first statement that was asked as it was and gave something else; None if all gave the
+    same, or if one before it was not asked then."""
+    steps = [one for one in diff.spans if counts(one) and _is_statement(one)]
+    first = min(steps, key=lambda one: min(map(start_of, _sides(one))), default=None)
+    if first is None or len(_sides(first)) < 2:
+        return None
+    is_asked_alike = all(
+        one.place.startswith(("output", "error", "status")) for one in first.leaves
+    )
+    return first if first.leaves and is_asked_alike else None
+
+
+def _sides(entry: SpanDiff) -> list[Mapping[str, Any]]:
+    pair = entry.pair
+    nodes = [] if pair is None else [pair.a, pair.b]
+    return [node.span for node in nodes if node is not None]
+
+
+def _is_statement(entry: SpanDiff) -> bool:
+    return all(
+        span.get("kind") == "db" and "sql" in (span.get("input") or {}) for span in _sides(entry)
+    ) and bool(_sides(entry))
 
 
 def _depends_on_rows(statement: Mapping[str, Any]) -> bool:
@@ -144,65 +170,35 @@ def _meanwhile(candidate: Candidate, changes: Iterable[Change], until_us: int) -
             yield change
 
 
-def _first_different(
-    run: RecordedRun, result: ReplayResult
-) -> tuple[SpanRecord, SpanRecord] | None:
-    """The first statement that was asked as it was and gave something else; None if all gave the
-    same, or if one before it was not asked then."""
-    recorded: dict[str, list[SpanRecord]] = {}
-    for span in _statements(run.spans):
-        recorded.setdefault(_asked(span), []).append(span)
-    for now in _statements(result.spans):
-        known = recorded.get(_asked(now))
-        if not known:
-            return None
-        then = known.pop(0)
-        if _given(then) != _given(now):
-            return then, now
-    return None
-
-
-def _statements(spans: Iterable[SpanRecord]) -> Iterator[SpanRecord]:
-    for span in spans:
-        if span.kind == "db" and isinstance(span.input, dict) and "sql" in span.input:
-            yield span
-
-
-def _asked(span: SpanRecord) -> str:
-    return json.dumps(span.input, sort_keys=True, default=str)
-
-
-def _given(span: SpanRecord) -> Any:
-    output = span.output if isinstance(span.output, dict) else {}
-    return output.get("rows"), output.get("rowcount"), span.error is None
-
-
-def _rows(span: SpanRecord) -> list[list[str | None]]:
-    output = span.output if isinstance(span.output, dict) else {}
-    rows: list[list[str | None]] = output.get("rows") or []
+def _rows(span: Mapping[str, Any]) -> list[list[str | None]]:
+    output = span.get("output")
+    rows: list[list[str | None]] = (output if isinstance(output, Mapping) else {}).get("rows") or []
     return rows
 
 
-def _different_cells(then: SpanRecord, now: SpanRecord) -> set[str | None]:
-    """The values that are there on one side only."""
-    before = {tuple(row) for row in _rows(then)}
-    after = {tuple(row) for row in _rows(now)}
-    if len(before - after) != 1 or len(after - before) != 1:
-        return {cell for row in before ^ after for cell in row}
-    ((x,), (y,)) = before - after, after - before
-    return {cell for a, b in zip(x, y, strict=False) if a != b for cell in (a, b)}
+def _cells(found: Iterable[Leaf]) -> Iterator[Any]:
+    """The values of rows that differ, of both sides."""
+    for leaf in found:
+        if leaf.place.startswith("output.rows"):
+            for side in (leaf.a, leaf.b):
+                if isinstance(side, Mapping):
+                    yield from side.values()
+                elif isinstance(side, list):
+                    yield from side
+                elif side is not MISSING:
+                    yield side
 
 
 def _values(changes: Iterable[Change]) -> set[str | None]:
     return {value for one in changes for side in (one.old, one.new) for value in side or ()}
 
 
-def _shows(change: Change, then: SpanRecord, now: SpanRecord) -> bool:
+def _shows(change: Change, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether the statement was about the row: its key went in, or came out."""
     if change.key is None:
         return False
-    params = then.input.get("params") or []
+    params = then["input"].get("params") or []
     given = params.values() if isinstance(params, dict) else params
-    texts = {str(value) for value in given} | set(re.findall(r"\w+", str(then.input["sql"])))
+    texts = {str(value) for value in given} | set(re.findall(r"\w+", str(then["input"]["sql"])))
     texts |= {str(cell) for span in (then, now) for row in _rows(span) for cell in row}
     return texts.issuperset(change.key)

@@ -97,10 +97,11 @@ class Judge:
             control: Replays a request from its record alone.
         """
         replayed = judge_alone(loaded, result, with_rows=True)
-        if not _may_be_of_others(replayed):
+        diff = replayed.comparison.diff
+        if diff is None or not _may_be_of_others(replayed):
             return replayed
         cause = find_cause(
-            loaded.candidate, loaded.run, result, self._changes,
+            loaded.candidate, loaded.run, diff, self._changes,
             footprint=self._catalog.of_statements, tainted=self.tainted, chained=self._chained,
         )  # fmt: skip
         if cause is None or not await self._does_the_same(loaded, control):

@@ -19,6 +19,8 @@ from tests.replay.test_incident import play
 from tests.runtime.application import SCHEMA, Harness
 
 SHOP = """
+import psycopg
+
 @define_function
 async def bump(ctx: Context, id: int, by: int = 1) -> dict:
     await ctx.db.execute("update counters set n = n + %s where id = %s", [by, id])
@@ -60,6 +62,17 @@ async def tell(ctx: Context, id: int) -> dict:
 async def note(ctx: Context, name: str) -> dict:
     row = await ctx.db.fetch_one("insert into users (email) values (%s) returning plan", [name])
     return row
+
+@define_function
+async def lower(ctx: Context, id: int) -> dict:
+    for by in (1000, 1):
+        try:
+            async with ctx.db.transaction():
+                await ctx.db.execute("update counters set n = n - %s where id = %s", [by, id])
+        except psycopg.errors.CheckViolation:
+            pass
+    row = await ctx.db.fetch_one("select n from counters where id = %s", [id])
+    return {"n": row["n"]}
 
 @define_function
 async def slow_note(ctx: Context, name: str) -> dict:
@@ -161,3 +174,24 @@ async def test_a_default_that_changed_is_not_laid_to_others(lab: Lab, pg18: Serv
             conn.execute("alter table users alter column plan set default 'gold'")
     found = (await play(lab, pg18)).by_function
     assert {one.verdict for one in found.values()} == {"changed"}
+
+
+@pytest.mark.parametrize("chained", [True, False])
+async def test_who_waited_for_a_row_is_laid_to_who_held_it(
+    lab: Lab, pg18: Server, chained: bool
+) -> None:
+    async with lab.recording(SHOP) as harness:
+        await harness.call("bump", id=1, by=5)
+        with psycopg.connect(lab.database.admin) as conn:
+            async with trio.open_nursery() as nursery:
+                conn.execute("update counters set n = n + 10 where id = 1")
+                nursery.start_soon(partial(harness.call, "lower", id=1))
+                waits = "select 1 from pg_stat_activity where wait_event_type = 'Lock'"
+                with trio.fail_after(60):
+                    while not harness.rows(waits):
+                        await trio.sleep(0.01)
+                conn.commit()
+    (one,) = (await play(lab, pg18, chained=chained, functions=["lower"])).replays
+    assert one.run.response == {"n": 14}
+    # In a chain it finds the row as it was once it had waited; then it failed on an older one.
+    assert one.verdict == "interleaved", one.comparison.differences
