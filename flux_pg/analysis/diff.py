@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flux_pg.analysis.diff_align import Pair, align, each
-from flux_pg.analysis.diff_rows import RowPair, match_rows
+from flux_pg.analysis.diff_rows import RowPair, drawn_in_failures, match_rows
 from flux_pg.analysis.diff_run import (
     Run,
     cookies_set,
@@ -150,6 +150,7 @@ class _Comparison:
     def run(self) -> Diff:
         pairs = align(*self.trees)
         steps = [pair for pair, _, _ in each(pairs)]
+        self._note_drawn(steps)
         asked = [(pair, *self._contents(pair)) for pair in steps]
         whole = self._whole()
         compared_rows = self.a.mutations is not None and self.b.mutations is not None
@@ -170,6 +171,12 @@ class _Comparison:
         )
         diff.verdict = _judge(diff)
         return diff
+
+    def _note_drawn(self, steps: Iterable[Pair]) -> None:
+        drawn = drawn_in_failures((one.a.span, one.b.span) for one in steps if one.a and one.b)
+        if drawn:
+            self.volatility.keys |= drawn
+            self.volatility.key_names.add("detail")
 
     def _observe(self, a: Any, b: Any) -> None:
         if a is None or b is None:

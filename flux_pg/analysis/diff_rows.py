@@ -7,11 +7,12 @@ changes of these rows are matched by that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flux_pg.analysis.diff_values import tokens
+from flux_pg.analysis.diff_values import texts_in, tokens
 from flux_pg.analysis.text import to_json
 
 Row = Mapping[str, Any]
@@ -153,6 +154,40 @@ def _drawn(
     # One for one: a key that stands for two explains neither.
     ours, theirs = [x for x, _ in found], [y for _, y in found]
     return {(x, y) for x, y in found if ours.count(x) == 1 and theirs.count(y) == 1}
+
+
+def drawn_in_failures(steps: Iterable[tuple[Row, Row]]) -> set[tuple[str, str]]:
+    """Whole numbers that differ in the rows that a failed insert tells of, and that the database
+    made: what was inserted is alike and was read from nowhere, so only defaults can differ.
+
+    Args:
+        steps: Spans of both runs, in pairs.
+    """
+    found: set[tuple[str, str]] = set()
+    for a, b in steps:
+        (fixed, ours), (other, theirs) = tokens(_failing_row(a)), tokens(_failing_row(b))
+        kinds = [[kind for kind, _ in side] for side in (ours, theirs)]
+        if not ours or fixed != other or kinds[0] != kinds[1]:
+            continue
+        if to_json(a.get("input")) == to_json(b.get("input")) and _inserts_only(a["input"]):
+            passed = frozenset(texts_in(a["input"].get("params")))
+            found |= {
+                (x, y)
+                for (kind, x), (_, y) in zip(ours, theirs, strict=True)
+                if kind == "number" and x != y and not {x, y} & passed
+            }
+    return found
+
+
+def _failing_row(span: Row) -> str:
+    error = span.get("error")
+    detail = error.get("detail") if isinstance(error, Mapping) else None
+    return str(detail) if str(detail).startswith("Failing row contains (") else ""
+
+
+def _inserts_only(asked: Any) -> bool:
+    sql = str(asked.get("sql") if isinstance(asked, Mapping) else "")
+    return re.match(r"\s*insert\b(?!.*\b(select|conflict)\b)", sql, re.I | re.S) is not None
 
 
 def _key_names(rows: Sequence[Row]) -> set[str]:

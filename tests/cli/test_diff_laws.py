@@ -265,6 +265,36 @@ def test_a_key_drawn_from_a_sequence_is_set_apart_and_a_count_that_equals_it_is_
     assert [leaf.place for leaf in counted.spans[0].leaves] == ["output.count"]
 
 
+@pytest.mark.parametrize(
+    ("sql", "then", "now", "reason"),
+    [
+        ("insert into t (a) values (%s)", "(5, null, 8)", "(6, null, 8)", "sequence"),
+        ("insert into t (a) values (%s)", "(5, null, 8)", "(6, null, x)", None),
+        ("insert into t (a) values (%s)", "(5, null, 8)", "(5, null, 9)", None),
+        ("insert into t (a) select max(b) from t", "(5, null, 8)", "(6, null, 8)", None),
+        ("update t set a = a + 1", "(5, null, 8)", "(6, null, 8)", None),
+    ],
+)
+def test_a_key_drawn_by_an_insert_that_failed_is_set_apart(
+    sql: str, then: str, now: str, reason: str | None
+) -> None:
+    rng = seeded()
+    one = make_run(rng, spans=0)
+    other = repeat(rng, one)
+
+    def failed(run: Run, row: str) -> Run:
+        error = {"type": "NotNullViolation", "message": "null", "sqlstate": "23502",
+                 "detail": f"Failing row contains {row}."}  # fmt: skip
+        asked = {"sql": sql, "params": [8, 9]}
+        own = {"kind": "db", "name": "t", "span_id": hex_id(rng), "input": asked, "error": error}
+        step = {**run.spans[0], **own, "parent_span_id": run.spans[0]["span_id"]}
+        return replace(run, spans=[run.spans[0], step], outcome="error", error=error)
+
+    diff = compare(failed(one, then), failed(other, now))
+    assert {entry.reason for entry in diff.volatile} == ({reason} if reason else set())
+    assert diff.verdict == ("IDENTICAL" if reason else "CHANGED")
+
+
 def test_rows_with_other_keys_that_were_given_are_other_rows() -> None:
     rng = seeded()
     one = make_run(rng, spans=0)

@@ -164,6 +164,25 @@ async def test_what_postgres_cannot_keep_is_given_again(lab: Lab, text: str) -> 
             assert replayed.result.response["length"] == len(text)
 
 
+NOT_NULL = """
+@define_function
+async def add(ctx: Context, text: str | None) -> dict:
+    await ctx.db.execute("insert into notes (text) values (%s)", [text])
+    return {}
+"""
+NOTES = (
+    "create table notes (id bigint primary key generated always as identity, text text not null)"
+)
+
+
+async def test_a_key_that_a_failed_insert_drew_is_another_one_each_time(lab: Lab) -> None:
+    async with lab.recording(NOT_NULL, schema=NOTES) as harness:
+        await harness.call("add", text=None)
+    first = await lab.replay(harness.last, "in-place")
+    assert first.recorded.error != first.result.error
+    assert first.verdict == "same", str(first)
+
+
 FOLLOWS = """
 import httpx
 
