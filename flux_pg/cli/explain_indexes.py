@@ -103,7 +103,7 @@ class Trials:
         if advice.trial is not None and advice.trial.used is not None:
             return advice
         trials = [
-            self._trial(proposal, statement.sql, advice.probe)
+            self._trial(proposal, statement.planned, advice.probe)
             for proposal in advice.indexes[:_MOST_TRIALS]
         ]
         used = [trial for trial in trials if trial.used]

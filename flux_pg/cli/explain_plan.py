@@ -44,12 +44,12 @@ class Planner:
 
     def plan(self, statement: Statement) -> None:
         """Put the plan, or why there is none, into a statement."""
-        if self._analyze and _parameters(statement.sql):
+        if self._analyze and _parameters(statement.planned):
             statement.plan_note = "not run: --analyze needs values in place of parameters"
             return
         try:
             with as_role(self._database, self._session, writable=self._analyze):
-                statement.plan = plan_of(self._database, statement.sql, analyze=self._analyze)
+                statement.plan = plan_of(self._database, statement.planned, analyze=self._analyze)
             _put_planned_away(statement)
         except NotPlanned as failure:
             _put_failure(statement, failure.error, failure.prefix)
@@ -126,7 +126,9 @@ def _put_failure(statement: Statement, error: psycopg.Error, prefix: int) -> Non
     elif (error.sqlstate or "")[:2] in ("42", "22", "0A"):
         statement.error = {"message": message, "sqlstate": error.sqlstate}
         if error.diag.statement_position is not None:
-            statement.error["position"] = int(error.diag.statement_position) - 1 - prefix
+            position = int(error.diag.statement_position) - 1 - prefix
+            if statement.query_at is not None:
+                statement.error["position"] = position + statement.query_at
         statement.preview.sql = None
         statement.plan_note = "Postgres does not accept the statement"
     else:

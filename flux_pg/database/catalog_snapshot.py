@@ -171,7 +171,7 @@ select
         from unnest(p.proargtypes::oid[]) with ordinality as a (type, place)
     ), '[]') as arguments,
     coalesce(to_json(p.proargnames[1:p.pronargs]), '[]') as argument_names,
-    pg_get_function_result(p.oid) as returns, p.proretset as returns_set,
+    coalesce(pg_get_function_result(p.oid), '') as returns, p.proretset as returns_set,
     case p.prokind when 'f' then 'function' when 'p' then 'procedure' when 'a' then 'aggregate'
         else 'window' end as kind,
     l.lanname as language, l.lanpltrusted or l.lanname in ('internal') as trusted,

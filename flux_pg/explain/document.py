@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flux_pg.explain import advice
+from sqlglot.errors import SqlglotError
+
+from flux_pg.explain import advice, commands
 from flux_pg.explain.catalog import Catalog, Relation
 from flux_pg.explain.plan import Node
 from flux_pg.explain.policies import Applied
@@ -17,26 +19,6 @@ from flux_pg.explain.text import Text, word
 from flux_pg.explain.triggers import triggers_of
 
 SCHEMA = "flux.explain/1"
-PLANNED = ("select", "with", "values", "table", "insert", "update", "delete", "merge")
-_CODE = "runs code, and what that does cannot be known without running it"
-_REASONS = {
-    "do": f"DO {_CODE}",
-    "call": f"CALL {_CODE}",
-    "copy": "COPY moves rows between a table and a file or the client; it has no plan. Explain the"
-    " query inside COPY (…) TO, or an INSERT instead of COPY … FROM",
-    "explain": "EXPLAIN itself; give the statement after it",
-    "execute": "EXECUTE runs a statement that was prepared elsewhere; give that statement",
-    "\\": "a psql command, which only psql knows",
-}
-# The first words of Postgres's other commands (18); a word that is none of them is a mistake.
-_COMMANDS = frozenset(
-    """
-    abort alter analyze begin call checkpoint close cluster comment commit copy create deallocate
-    declare discard do drop end execute explain fetch grant import listen load lock move notify
-    prepare reassign refresh reindex release reset revoke rollback savepoint security set show start
-    truncate unlisten vacuum \\
-    """.split()
-)
 
 
 @dataclass
@@ -46,6 +28,8 @@ class Statement:
     Attributes:
         error: Postgres's or the parser's complaint: message, and line and column (from 1) if known.
         plan_note: Why there is no plan, or what has to be known about it.
+        query: What Postgres is asked to plan, where that is a query inside the statement.
+        query_at: Where that query stands in the statement; None if it does not.
     """
 
     sql: str
@@ -56,6 +40,13 @@ class Statement:
     plan_note: str = ""
     warnings: list[advice.Advice] = field(default_factory=list)
     truncates: Sequence[Relation] = ()
+    query: str | None = None
+    query_at: int | None = 0
+
+    @property
+    def planned(self) -> str:
+        """What Postgres is asked to plan."""
+        return self.sql if self.query is None else self.query
 
 
 def examine(catalog: Catalog, session: Session, sql: str, words: Sequence[str]) -> Statement:
@@ -68,20 +59,58 @@ def examine(catalog: Catalog, session: Session, sql: str, words: Sequence[str]) 
         words: Its first words, in lower case.
     """
     kind = words[0] if words else ("select" if sql.lstrip().startswith("(") else "")
-    if kind in PLANNED:
+    if kind in commands.PLANNED:
         return Statement(sql, compile_statement(catalog, session, sql), kind)
-    if kind not in _COMMANDS:
+    if kind not in commands.COMMANDS:
         near = (sql.split() or [""])[0]
         place = len(sql) - len(sql.lstrip())
         error = {"message": f'syntax error at or near "{near}"', "position": place}
         return Statement(sql, Preview(), kind, error, plan_note="it is no statement")
+    inner = commands.inner_query(sql, kind)
+    if inner is not None:
+        return _around(catalog, session, sql, kind, inner)
     found = Statement(sql, Preview(), kind, plan_note="Postgres makes no plan for it")
-    if kind == "truncate":
+    try:
+        _command(catalog, session, found)
+    except (LookupError, ValueError, SqlglotError):
+        found.preview.unsupported.append(f"{kind.upper()} that is not understood")
+    return found
+
+
+def _command(catalog: Catalog, session: Session, found: Statement) -> None:
+    if found.kind == "copy":
+        found.plan_note = "COPY reads or writes the whole table, without a plan"
+        found.preview, query = commands.copy(catalog, session, found.sql)
+        if query is not None:
+            # What Postgres copies out of a table with policies is a query.
+            found.query, found.query_at, found.plan_note = query, None, ""
+        return
+    if found.kind == "call":
+        found.preview = commands.call(catalog, session, found.sql)
+        return
+    if found.kind == "truncate":
         _truncate(catalog, session, found)
-    reason = _REASONS.get(kind, f"{kind.upper()} is a command without a plan, and no policy")
-    if kind not in _REASONS:
-        reason += " applies to it"
-    found.preview.unsupported.append(reason)
+    found.preview.unsupported.append(commands.why_no_preview(found.kind))
+
+
+def _around(
+    catalog: Catalog, session: Session, sql: str, kind: str, inner: commands.Inner
+) -> Statement:
+    """A statement with a query inside it, explained by that."""
+    query = sql[inner.start : inner.end]
+    if kind == "explain":
+        first = Text(query).keyword(0)
+        return examine(catalog, session, query, (first,) if first != "(" else ())
+    found = Statement(sql, compile_statement(catalog, session, query), kind)
+    found.query, found.query_at = query, inner.start
+    if found.preview.sql is not None:
+        found.preview.sql = sql[: inner.start] + found.preview.sql + sql[inner.end :]
+    if kind == "prepare":
+        found.plan_note = "EXECUTE has it planned, with its values"
+    elif kind == "copy":
+        text = commands.after_first_word(sql)
+        after = next(n for n, token in enumerate(text.tokens) if token.start >= inner.end) + 1
+        commands.check_file(catalog, session, text, after, found.preview)
     return found
 
 

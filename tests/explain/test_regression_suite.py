@@ -20,7 +20,8 @@ import pytest
 
 from flux_pg.database.catalog_snapshot import read_catalog
 from flux_pg.explain.catalog import PUBLIC, Catalog, Grant, Policy, Relation
-from flux_pg.explain.document import PLANNED, examine, to_document
+from flux_pg.explain.commands import PLANNED
+from flux_pg.explain.document import examine, to_document
 from flux_pg.explain.session import Session
 from tests.conftest import Server
 from tests.explain import regression_suite as suite

@@ -16,7 +16,8 @@ import pytest
 from flux_pg.database.catalog_snapshot import read_catalog
 from flux_pg.database.sql_split import split
 from flux_pg.explain.catalog import Catalog, from_json
-from flux_pg.explain.document import PLANNED, Statement, examine, to_document
+from flux_pg.explain.commands import PLANNED
+from flux_pg.explain.document import Statement, examine, to_document
 from flux_pg.explain.session import Session
 from tests.conftest import Server
 
