@@ -9,28 +9,27 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import linecache
+import reprlib
 import sys
 import traceback
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, overload
+from types import FrameType, ModuleType
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 from ..errors import FluxError, LoadError, UsageError
 from ..queue.declarations import read_schedules
 from ..queue.durations import read_duration
-from ..records import ISOLATIONS, Auth, Backoff, FunctionSpec, Isolation, Parameter, Schedule
+from ..records import Auth, Backoff, FunctionSpec, Isolation, Parameter, Schedule
 from .context import Context
+from .declared import check_arguments, fault
 from .sources import FromSource, import_from_source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 FUNCTIONS_FOLDER = "functions"
 _MODULE_PREFIX = "flux_functions"
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_AUTHS = get_args(Auth)
-_ROLES = ("caller", "service")
 
 
 class Registry(NamedTuple):
@@ -91,6 +90,7 @@ def define_function(
     cancel_on_disconnect: bool = False,
     max_rows: int | None = None,
     max_cost: float | None = None,
+    **unknown: Any,
 ) -> Any:
     """Make a Python function one that Flux serves and records.
 
@@ -132,15 +132,10 @@ def define_function(
     """
 
     def declare(function: F) -> F:
-        declared_name = name or function.__name__
-        _check(declared_name, method, path, auth, isolation, timeout, retries, function)
-        if role not in _ROLES:
-            raise _fault(
-                declared_name, function, f"role {role!r} is none of {', '.join(_ROLES)}",
-                "Leave it out: then the function has the rights of whoever calls it.",
-            )  # fmt: skip
-        _check_job(declared_name, max_attempts, concurrency, function)
-        _check_limits(declared_name, max_rows, max_cost, function)
+        if not inspect.isfunction(function):
+            raise _no_function(function, sys._getframe(1))
+        declared_name = name if name and isinstance(name, str) else function.__name__
+        check_arguments(declared_name, function, arguments)
         spec = FunctionSpec(
             name=declared_name,
             handler=function,
@@ -169,95 +164,27 @@ def define_function(
         function.__flux_function__ = spec  # type: ignore[attr-defined]
         return function
 
-    return declare(handler) if handler is not None else declare
+    arguments = dict(
+        name=name, method=method, path=path, auth=auth, role=role, timeout=timeout,
+        transaction=transaction, isolation=isolation, durability=durability, retries=retries,
+        max_attempts=max_attempts, concurrency=concurrency, backoff=backoff, schedule=schedule,
+        cancel_on_disconnect=cancel_on_disconnect, max_rows=max_rows, max_cost=max_cost, **unknown,
+    )  # fmt: skip
+    if handler is None:
+        return declare
+    if not inspect.isfunction(handler):
+        raise _no_function(handler, sys._getframe(1))
+    return declare(handler)
 
 
-def _fault(name: str, function: Callable[..., Any], message: str, hint: str) -> LoadError:
-    """What is wrong with a declaration, at its place."""
-    code = function.__code__
+def _no_function(given: Any, frame: FrameType) -> LoadError:
+    hint = "Write @define_function above a `def` or `async def`."
+    if isinstance(given, str):
+        hint = f"Write @define_function(name={given!r})."
     return LoadError(
-        f"function {name}: {message}", hint, path=code.co_filename, line=code.co_firstlineno
-    )
-
-
-def _check(
-    name: str,
-    method: str,
-    path: str | None,
-    auth: str,
-    isolation: str,
-    timeout: float | None,
-    retries: int,
-    function: Callable[..., Any],
-) -> None:
-    if method.upper() not in _METHODS:
-        raise _fault(
-            name,
-            function,
-            f"method {method!r} is none of {', '.join(_METHODS)}",
-            "Write method= as one of these.",
-        )
-    if path is not None and not path.startswith("/"):
-        raise _fault(
-            name,
-            function,
-            f"path {path!r} does not start with /",
-            f"Write path={'/' + path!r}.",
-        )
-    if auth not in _AUTHS:
-        raise _fault(
-            name,
-            function,
-            f"auth {auth!r} is none of {', '.join(_AUTHS)}",
-            "Write auth= as one of these.",
-        )
-    if isolation not in ISOLATIONS:
-        raise _fault(
-            name,
-            function,
-            f"isolation {isolation!r} is none of {', '.join(ISOLATIONS)}",
-            "Write isolation= as one of these.",
-        )
-    if timeout is not None and timeout <= 0:
-        raise _fault(
-            name,
-            function,
-            f"timeout must be more than 0 seconds, not {timeout}",
-            "Leave it out for the project's limit.",
-        )
-    if retries < 0:
-        raise _fault(
-            name,
-            function,
-            "retries must not be negative",
-            "Write 0 for none.",
-        )
-
-
-def _check_limits(
-    name: str, max_rows: int | None, max_cost: float | None, function: Callable[..., Any]
-) -> None:
-    for limit, value in (("max_rows", max_rows), ("max_cost", max_cost)):
-        if value is not None and (isinstance(value, bool) or value <= 0):
-            raise _fault(
-                name,
-                function,
-                f"{limit} must be more than 0, not {value}",
-                "Leave it out for the project's limit.",
-            )
-
-
-def _check_job(
-    name: str, max_attempts: int, concurrency: int | None, function: Callable[..., Any]
-) -> None:
-    for what, number in (("max_attempts", max_attempts), ("concurrency", concurrency)):
-        if number is not None and (not isinstance(number, int) or number < 1):
-            raise _fault(
-                name,
-                function,
-                f"{what} must be a whole number above 0, not {number!r}",
-                "Leave it out for the default.",
-            )
+        f"define_function takes a function, not {reprlib.repr(given)}", hint,
+        path=frame.f_code.co_filename, line=frame.f_lineno,
+    )  # fmt: skip
 
 
 def _backoff(
@@ -268,7 +195,7 @@ def _backoff(
     try:
         return Backoff(base_s=read_duration(backoff, "backoff"))
     except UsageError as error:
-        raise _fault(
+        raise fault(
             name,
             function,
             f"{error.message}",
@@ -280,7 +207,7 @@ def _schedules(name: str, schedule: Any, function: Callable[..., Any]) -> tuple[
     try:
         return read_schedules(schedule)
     except FluxError as error:
-        raise _fault(
+        raise fault(
             name,
             function,
             f"schedule: {error.message}",
@@ -302,7 +229,7 @@ def _parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except Exception as error:
-        raise _fault(
+        raise fault(
             function.__name__,
             function,
             f"an annotation cannot be resolved: {error}",
