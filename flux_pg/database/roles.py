@@ -35,7 +35,8 @@ def ensure_callers(conn: psycopg.Connection, names: Iterable[str]) -> None:
     """
     for name in names:
         if not _exists(conn, "select from pg_roles where rolname = %s", name):
-            conn.execute(sql.SQL("create role {} login").format(sql.Identifier(name)))
+            conn.execute(sql.SQL("create role {}").format(sql.Identifier(name)))
+        conn.execute(sql.SQL("alter role {} login").format(sql.Identifier(name)))
         conn.execute(sql.SQL("grant flux_caller to {}").format(sql.Identifier(name)))
     conn.execute(sql.SQL("alter role {} bypassrls").format(sql.Identifier(APP)))
 

@@ -20,7 +20,7 @@ import psycopg
 import trio
 
 from flux_pg import __version__
-from flux_pg.config import Settings
+from flux_pg.config import Settings, caller_url
 from flux_pg.database.pipeline import Batch, FixedStatement, Statement, run_batch
 from flux_pg.database.pool import Pool
 from flux_pg.errors import FluxError
@@ -47,9 +47,14 @@ from flux_pg.replay.rebuild import make_invocation
 from flux_pg.replay.record import Record, Trail
 from flux_pg.replay.relay import Relay
 from flux_pg.replay.source import RecordedRun
-from flux_pg.replay.withheld import BlindRedactor
-from flux_pg.runtime.application import configure_connection, describe_functions
+from flux_pg.replay.withheld import BlindRedactor, is_mark
+from flux_pg.runtime.application import (
+    configure_connection,
+    describe_functions,
+    read_claims_key,
+)
 from flux_pg.runtime.boundaries.install import install_shims
+from flux_pg.runtime.callers import Callers
 from flux_pg.runtime.control import Problem, decode_settings
 from flux_pg.runtime.engines.python import PythonEngine
 from flux_pg.runtime.redaction import Redactor
@@ -58,7 +63,9 @@ from flux_pg.runtime.tables import Tables
 from flux_pg.runtime.values import plain, to_json
 
 CONNECTIONS = 6
-"""Opened before the process is locked; none can be opened afterwards."""
+CALLER_CONNECTIONS = 3
+"""Opened before the process is locked, the latter for each role of callers; none can be opened
+afterwards."""
 
 _FOREVER_S = 1e9
 _MUTATIONS = "select flux.mutations_json(x.id)::text from unnest(%s::uuid[]) as x (id)"
@@ -88,6 +95,7 @@ class Child:
     async def open(self) -> None:
         """Connect, lock the process down, load the code, tell the parent."""
         pool = self._pool = await self._connect()
+        callers = await self._connect_callers(pool)
         if self._start["lock"]:
             self._lockdown = lock_down()
             refusing.install()
@@ -100,7 +108,7 @@ class Child:
         deployment = 0
         if pool is not None:
             deployment = await self._register(pool, described)
-        self._executor = self._make_executor(registry, pool, deployment)
+        self._executor = self._make_executor(registry, pool, deployment, callers)
         await self._frames.send(
             {
                 "type": "loaded",
@@ -115,13 +123,29 @@ class Child:
         """Every connection that will be needed: none can be opened later."""
         if self._from_record:
             return None
-        self._stander = await self._fill_pool(1)
-        return await self._fill_pool(CONNECTIONS)
-
-    async def _fill_pool(self, size: int) -> Pool:
         assert self._settings.database_url is not None
+        self._stander = await self._fill_pool(self._settings.database_url, 1)
+        return await self._fill_pool(self._settings.database_url, CONNECTIONS)
+
+    async def _connect_callers(self, pool: Pool | None) -> Callers | None:
+        """The logins of callers, in the database of the replay."""
+        if pool is None or not self._settings.auth:
+            return None
+        # What the environment names is the live database.
+        in_place = self._start["mode"] == "in-place"
+        environment = {**self._settings.dotenv, **os.environ} if in_place else {}
+        urls = {
+            role: caller_url(self._settings, role, environment)
+            for role in self._settings.auth_roles or {}
+        }
+        async with pool.connection() as conn:
+            key = await read_claims_key(conn)
+        pools = {role: await self._fill_pool(url, CALLER_CONNECTIONS) for role, url in urls.items()}
+        return Callers(key, pools)
+
+    async def _fill_pool(self, url: str, size: int) -> Pool:
         pool = Pool(
-            self._settings.database_url,
+            url,
             max_size=size,
             configure=configure_connection,
             client_encoding="utf8",
@@ -152,7 +176,7 @@ class Child:
         return int(batch[0].rows[0][0])
 
     def _make_executor(
-        self, registry: Registry, pool: Pool | None, deployment: int
+        self, registry: Registry, pool: Pool | None, deployment: int, callers: Callers | None
     ) -> ReplayExecutor:
         recorder = KeepingRecorder(deployment)
         if not self._from_record:
@@ -171,6 +195,7 @@ class Child:
             deployment=deployment,
             commit=self._start["source"]["commit"],
             on_finished=self._note_finished,
+            callers=callers,
         )
 
     def _tables(self) -> Tables:
@@ -203,6 +228,8 @@ class Child:
             following = msgspec.convert(message["following"], list[Draw])
             trail.drawing = Drawing(draws, self._ask)
             invocation = make_invocation(self._registry.functions, record, kind)
+            if not self._from_record:
+                _check_claims(invocation)
             await self._ask(self._standing.begin(draws))
             answer |= await self._run(invocation, trail, following)
         except FluxError as problem:
@@ -256,6 +283,22 @@ class Child:
                 elif message["type"] == "fetched":
                     self._relay.answer(message)
             nursery.cancel_scope.cancel()
+
+
+def _check_claims(invocation: Invocation) -> None:
+    """A policy cannot be given a claim that was redacted, and must not be given another.
+
+    Raises:
+        FluxError: There is such a claim (`claims-redacted`).
+    """
+    claims = invocation.identity.claims if invocation.identity is not None else {}
+    marked = next((name for name, value in claims.items() if is_mark(value)), None)
+    if marked is not None:
+        raise FluxError(
+            f"the claim {marked} of the caller was redacted: policies cannot be given it",
+            "Replay it with --recorded, which asks no database.",
+            code="claims-redacted",
+        )
 
 
 async def _main(fd: int) -> None:

@@ -76,7 +76,10 @@ class ReplayExecutor(Executor):
         spec = run.invocation.function
         if self._from_record:
             return RecordedDatabase(self._own_recorder, run, spec, deadline, self._keep)
-        return ReplayDatabase(self._pool, self._own_recorder, run, spec, deadline)
+        caller, pool = self._admit(run.invocation)
+        return ReplayDatabase(
+            self._pool, self._own_recorder, run, spec, deadline, caller=caller, caller_pool=pool
+        )
 
     def _begin_function_span(self, run: Run) -> SpanRecord:
         span = super()._begin_function_span(run)

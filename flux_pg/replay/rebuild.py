@@ -77,6 +77,7 @@ def make_invocation(
         http=http,
         path_parameters=path,
         principal=run.principal,
+        identity=run.identity,
         attempt=run.attempt,
         replay=make_replaying(record, spec),
     )

@@ -272,9 +272,15 @@ class ReplayDatabase(RunDatabase):
     """
 
     def __init__(
-        self, pool: Pool, recorder: Recorder | None, run: Run, spec: FunctionSpec, deadline: float
+        self,
+        pool: Pool,
+        recorder: Recorder | None,
+        run: Run,
+        spec: FunctionSpec,
+        deadline: float,
+        **caller: Any,
     ) -> None:
-        super().__init__(pool, recorder, run, spec, deadline)
+        super().__init__(pool, recorder, run, spec, deadline, **caller)
         self._ends = record_of(run).attempt_errors()
         self._attempt = 0
 

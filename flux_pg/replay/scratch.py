@@ -165,6 +165,7 @@ async def open_scratch(
         request_ids=tuple(request_ids),
         migrations=migrations,
         limit_bytes=limit_bytes,
+        callers=settings.caller_logins,
     )
     try:
         await _interruptible(lambda: maker.make(snapshot), maker.interrupt)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,9 @@ class Maker:
         request_ids: tuple[str, ...],
         migrations: Path | None,
         limit_bytes: int,
+        callers: Collection[str] = (),
     ) -> None:
+        self._callers = callers
         self.snapshot = ""
         self.refused: list[Refused] = []
         self.partial_tables: list[str] = []
@@ -170,6 +172,7 @@ class Maker:
     def _prepare_base(self) -> None:
         source, scratch = self._source, self._scratch
         definitions.make_roles(scratch, source)
+        scratch.admit_callers(self._callers)
         known = {role["name"] for role in source.roles}
         self._owner = source.owner if source.owner in known else LOADER
         self._base = scratch.create(scratch.blank(), self._owner)

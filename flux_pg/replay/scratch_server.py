@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from psycopg import sql
 from flux_pg.database import roles, schema, sql_files
 from flux_pg.database.cluster import SUPERUSER, EmbeddedError
 from flux_pg.database.drops import drop_database
-from flux_pg.database.embedded import EmbeddedServer
+from flux_pg.database.embedded import EmbeddedServer, admit_callers
 
 LOADER = "flux_scratch"
 """Loads rows and owns what belongs to a superuser at the source. Not a superuser."""
@@ -161,6 +161,12 @@ class ScratchServer:
                 self._execute(
                     sql.SQL("grant {} to {}").format(sql.Identifier(name), sql.Identifier(member))
                 )
+
+    def admit_callers(self, names: Collection[str]) -> None:
+        """Make the logins of callers, and let them in."""
+        if names:
+            assert self._guard is not None
+            admit_callers(self.server, self._guard, names)
 
     def blank(self) -> str:
         """The template that every scratch database starts from: schema flux and nothing else.

@@ -12,7 +12,8 @@ from psycopg.rows import dict_row
 
 from flux_pg.analysis.text import read_json
 from flux_pg.errors import FluxError, NotFoundError
-from flux_pg.records import ErrorRecord, SpanRecord
+from flux_pg.records import ErrorRecord, Identity, SpanRecord
+from flux_pg.runtime.callers import identity_from
 from flux_pg.runtime.nul import show_nul
 
 _CHANGES = """
@@ -78,6 +79,7 @@ class RecordedRun(msgspec.Struct, kw_only=True, omit_defaults=True):
     path: str | None = None
     input: Any = None
     principal: str | None = None
+    identity: Identity | None = None
     client_request_id: str | None = None
     started_at_us: int = 0
     duration_us: int | None = None
@@ -211,6 +213,16 @@ def _load_calls(cursor: psycopg.Cursor[Any], runs: Sequence[RecordedRun], limit:
             known[called.parent_request_id].calls.append(called)
 
 
+def _identity(spans: Sequence[dict[str, Any]]) -> Identity | None:
+    """Who asked: the gateway says it, or the function that was called."""
+    for span in spans:
+        if span["name"] == "gateway.authenticate":
+            return identity_from(span["output"])
+        if span["kind"] == "function" and (attributes := span.get("attributes")):
+            return identity_from(attributes.get("identity"))
+    return None
+
+
 def _read(document: str) -> RecordedRun:
     row = json.loads(show_nul(document))
     contents = row.pop("contents")
@@ -219,6 +231,7 @@ def _read(document: str) -> RecordedRun:
         given, taken = contents.get(span["span_id"], (None, None))
         span["input"], span["output"] = given, taken
     row["spans"].sort(key=lambda span: span["start_us"])
+    row["identity"] = _identity(row["spans"])
     if isinstance(row["error"], dict):
         row["error"] = {key: value for key, value in row["error"].items() if value is not None}
     return msgspec.convert(row, RecordedRun, strict=False)

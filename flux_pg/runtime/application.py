@@ -264,12 +264,17 @@ async def open_callers(pool: Pool, settings: Settings, environment: Mapping[str,
         UsageError: A login cannot connect, or may do what a caller must not.
     """
     async with pool.connection() as conn:
-        key = (await run_batch(conn, [_CLAIMS_KEY])).check()[0].rows[0][0]
+        key = await read_claims_key(conn)
     pools = {
         role: make_pool(settings, caller_url(settings, role, environment))
         for role in settings.auth_roles or {}
     }
-    return Callers(bytes(key), pools)
+    return Callers(key, pools)
+
+
+async def read_claims_key(conn: Connection[Any]) -> bytes:
+    """What signs for callers; the runtime's own login may read it."""
+    return bytes((await run_batch(conn, [_CLAIMS_KEY])).check()[0].rows[0][0])
 
 
 def _assemble(

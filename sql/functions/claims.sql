@@ -7,9 +7,9 @@ declare
     v_seal constant text := coalesce(current_setting('flux.seal', true), '');
 begin
     -- A session of a caller has claims or does nothing: else it could do away with them.
-    if v_claims = '' and v_seal = '' and not (
-        pg_has_role(session_user, 'flux_caller', 'usage')
-        and not (select r.rolsuper from pg_roles as r where r.rolname = session_user)
+    if v_claims = '' and v_seal = '' and (
+        pg_has_role(session_user, 'flux_runtime', 'usage')
+        or not pg_has_role(session_user, 'flux_caller', 'usage')
     ) then
         return null;
     end if;

@@ -1,0 +1,64 @@
+"""Requests of callers replayed: with the same role and the same claims, on any database."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.auth.desk import ANA, BEN, FUNCTIONS, make_token, open_desk
+from tests.conftest import Database
+
+PROJECT = '[auth]\nsecret_variable = "JWT_SECRET"\n'
+
+FURTHER = """
+@define_function
+async def recite(ctx: Context):
+    return [await ctx.call("notes"), await ctx.call("me")]
+
+@define_function
+async def meddle(ctx: Context, id: int):
+    return await ctx.db.query("update notes set owner = 'ben' where id = %s returning id", [id])
+"""
+
+
+def run_flux(folder: Path, database: Database, *arguments: str) -> Any:
+    """The command line in the project's folder; its JSON."""
+    environment = {**os.environ, "DATABASE_URL": database.app, "FLUX_ADMIN_URL": database.superuser}
+    done = subprocess.run(
+        [sys.executable, "-m", "flux_pg", *arguments, "--json"],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("mode", ["--recorded", "as-of", "--in-place"])
+async def test_replay_has_the_role_and_the_claims_of_the_request(
+    mode: str, tmp_path: Path, database: Database
+) -> None:
+    async with open_desk(tmp_path, database, FUNCTIONS + FURTHER) as desk:
+        for user in (ANA, BEN):
+            await desk.post("/note", make_token(user), body=f"of {user}")
+        seen = await desk.get("/notes", make_token(ANA))
+        recited = await desk.post("/recite", make_token(BEN))
+        assert recited.json()[0] == [{"owner": BEN, "body": "of ben"}]
+        refused = await desk.post("/meddle", make_token(ANA), id=1)
+        assert refused.status_code == 500
+        anonymous = await desk.get("/board")
+    (tmp_path / "flux.toml").write_text(PROJECT)
+    flags = () if mode == "as-of" else (mode,)
+    flags += ("--yes",) if mode == "--in-place" else ()
+    for answer in (seen, recited, refused, anonymous):
+        request_id = answer.headers["x-request-id"]
+        told = await trio.to_thread.run_sync(
+            lambda: run_flux(tmp_path, database, "replay", request_id, *flags)  # noqa: B023
+        )
+        (one,) = told["requests"]
+        assert one["verdict"] == "same", json.dumps(one)
