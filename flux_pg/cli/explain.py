@@ -137,12 +137,14 @@ def _check_usage(
 
 
 def _claims(text: str | None) -> Any:
+    hint = """Write it like '{"sub": "7"}'."""
     try:
-        return None if text is None else json.loads(text)
+        claims = None if text is None else json.loads(text)
     except ValueError as error:
-        raise UsageError(
-            f"--claims is not JSON: {error}", """Write it like '{"sub": "7"}'.""", code="bad-claims"
-        ) from None
+        raise UsageError(f"--claims is not JSON: {error}", hint, code="bad-claims") from None
+    if text is not None and not isinstance(claims, dict):
+        raise UsageError("--claims is no JSON object", hint, code="bad-claims")
+    return claims
 
 
 def _session(catalog: Catalog, role: str | None, claims: Any, settings: Sequence[str]) -> Session:

@@ -56,10 +56,22 @@ def explain_row(
     reason = exemption(catalog, relation, who.role)
     with open_database(scope.settings, admin=True) as owner:
         condition = _key_condition(relation, key)
-        present = _ask(owner, f"select true as passes from {_name(relation)} where {condition}")
+        try:
+            present = _ask(owner, f"select true as passes from {_name(relation)} where {condition}")
+        except psycopg.DataError as error:
+            types = ", ".join(
+                f"{name} {column.type}" for name in relation.key
+                if (column := relation.column(name)) is not None
+            )  # fmt: skip
+            raise UsageError(
+                f"{key} is no key of {relation.qualified}: {error.diag.message_primary}",
+                f"Its key is ({types}).", code="bad-key",
+            ) from None  # fmt: skip
         if present is None:
             raise NotFoundError(
-                f"{relation.qualified} has no row {key}, or its owner does not see it either", ""
+                f"{relation.qualified} has no row {key}, or its owner does not see it either",
+                f"Look for it as the owner: select * from {_name(relation)} where {condition}",
+                code="no-row",
             )
         if reason is not None:
             return Hidden(label, [], f"{reason}: no policy hides it")
@@ -136,7 +148,8 @@ def _find_table(
         schema, _, table = name.rpartition(".")
         relation = catalog.find(schema, table, who.role)
         if relation is None:
-            raise NotFoundError(f"there is no table {name}", "", code="no-table")
+            hint = "Write schema.table:key, or table:key if the search path leads there."
+            raise NotFoundError(f"there is no table {name}", hint, code="no-table")
         return relation, key
     used = {
         ref.relation.qualified: ref.relation

@@ -210,8 +210,14 @@ class Catalog:
         """
         found = self._by_name.get(name)
         if found is None and name.partition(".")[0] not in UNLISTED:
-            raise unknown(f"there is no table {name!r}", name, sorted(self._by_name))
+            raise unknown(f"there is no table {name!r}", name, sorted(self._names()))
         return found
+
+    def _names(self) -> Iterable[str]:
+        """What a user may call the tables: each by its shortest name, none of Flux or Postgres."""
+        for table in self.tables:
+            if table.schema not in UNLISTED:
+                yield table.name if table.visible else f"{table.schema}.{table.name}"
 
     def relation(self, table: Table, name: str) -> Relation:
         """The relation of this name.

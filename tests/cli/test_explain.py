@@ -183,6 +183,13 @@ def test_why_not_names_the_policy(flux: Flux, docs: psycopg.Connection[Any]) -> 
     assert flux("explain", sql, "--as", ROLE, "--why-not", "docs:99").code == 3
 
 
+def test_a_key_of_another_type_is_a_usage_error(flux: Flux, docs: psycopg.Connection[Any]) -> None:
+    result = flux("explain", "select * from docs", "--as", ROLE, "--why-not", "docs:abc")
+    assert result.code == 2
+    assert "abc is no key of public.docs" in result.err
+    assert "Its key is (id integer)." in result.err
+
+
 def test_a_syntax_error_is_shown_with_a_caret(flux: Flux, docs: psycopg.Connection[Any]) -> None:
     result = flux("explain", "select 1;\nselect id\n  frm docs", "--as", ROLE)
     assert result.code == 2
@@ -222,7 +229,8 @@ def test_parameters_need_no_values(flux: Flux, docs: psycopg.Connection[Any]) ->
 
 def test_bad_arguments_are_usage_errors(flux: Flux, docs: psycopg.Connection[Any]) -> None:
     assert flux("explain").code == 2
-    assert flux("explain", "select 1", "--claims", "{").code == 2
+    for claims in ("{", "[1]", "7", "null"):
+        assert flux("explain", "select 1", "--claims", claims).code == 2
     assert flux("explain", "select 1", "--as", "nobody_at_all").code == 3
     assert flux("explain", "select 1", "--set", "level").code == 2
     assert flux("explain", "missing.sql").code == 3

@@ -40,6 +40,7 @@ MORE = (
     "xml", "numeric", "int8", "timestamptz", "interval", "regex", "incremental_sort", "matview",
 )  # fmt: skip
 FILES = [SELECTS, *((name,) for name in MORE)] if SCALE > 1 else [SELECTS]
+_TEMPORARY = re.compile(r"^(create )(local |global )?temp(orary)? ", re.IGNORECASE)
 ROLE = "pg_monitor"
 _PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "USAGE", "EXECUTE")
 _GRANTS = tuple(Grant(PUBLIC, privilege) for privilege in _PRIVILEGES)
@@ -93,7 +94,8 @@ class Run:
         if _NOT_RUN.match(sql):
             return
         try:
-            self.connection.execute(sql.encode())
+            # Temporary tables are in no catalog that is saved.
+            self.connection.execute(_TEMPORARY.sub(r"\1", sql).encode())
             self._catalog = None
         except psycopg.Error:
             pass
@@ -105,10 +107,13 @@ class Run:
         found = examine(self._catalog, session, sql, words)
         [told] = to_document(session, None, [found])["statements"]
         assert told["preview"] is None or not (told["unsupported"] or told["refused"])
-        accepted = found.kind in PLANNED and self._complaint(sql) is None
+        planned = found.kind in PLANNED or found.query is not None
+        accepted = planned and self._complaint(found.planned) is None
         if told["preview"] is not None:
             self.counts["explained"] += 1
-            complaint = self._complaint(told["preview"]) if accepted else None
+            # Of a command the query inside was planned; the preview is the whole command.
+            is_plain = accepted and found.query is None
+            complaint = self._complaint(told["preview"]) if is_plain else None
             if complaint is not None:
                 self.wrong.append(f"{file}: {sql}\n  {told['preview']}\n  {complaint}")
             return
