@@ -94,6 +94,12 @@ class Settings:
     origins: Mapping[str, Origin] = field(default_factory=dict, compare=False)
 
     @property
+    def named_project(self) -> str:
+        """The project's name if somebody gave it one: that of a folder may be another's, too."""
+        origin = self.origins.get("project_name")
+        return "" if origin is None or origin.source == "default" else self.project_name
+
+    @property
     def caller_logins(self) -> tuple[str, ...]:
         """The logins of callers; none where they are not told apart."""
         return tuple((self.auth_roles or {}).values()) if self.auth else ()

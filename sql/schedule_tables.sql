@@ -20,6 +20,7 @@ create table flux.schedules (
     missed text not null default 'once',
     paused boolean not null default false,
     origin text not null,
+    project text,
     last_at timestamptz,
     last_fired_at timestamptz,
     last_job_id uuid,
@@ -38,6 +39,7 @@ create table flux.schedules (
     constraint schedule_overlap_is_known check (overlap in ('allow', 'skip', 'queue')),
     constraint schedule_missed_is_known check (missed in ('skip', 'once', 'all')),
     constraint schedule_origin_is_known check (origin in ('function', 'config', 'sql')),
+    constraint schedule_has_a_project_iff_declared check ((origin = 'sql') = (project is null)),
     constraint schedule_waits_only_with_overlap_queue check (overlap = 'queue' or waiting_at is null)
 );
 comment on table flux.schedules is 'Cron rules that enqueue jobs.';
@@ -50,6 +52,7 @@ comment on column flux.schedules.overlap is 'What happens if it is due while its
 comment on column flux.schedules.missed is 'What happens to times at which no scheduler ran: skip, once (the newest of them) or all (the newest hundred).';
 comment on column flux.schedules.paused is 'Whether it is held; times that pass meanwhile are not made up for.';
 comment on column flux.schedules.origin is 'Where it was declared: function, config (flux.toml) or sql.';
+comment on column flux.schedules.project is 'Name of the project that declared it, empty if that has none; null for sql.';
 comment on column flux.schedules.last_at is 'Time for which it was fired last.';
 comment on column flux.schedules.last_fired_at is 'When that happened, or when it was run by hand.';
 comment on column flux.schedules.last_job_id is 'Job that it enqueued last.';

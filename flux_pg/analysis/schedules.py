@@ -62,6 +62,7 @@ def entry(row: Row, now: datetime) -> dict[str, Any]:
         "last": row["last_at"],
         "next": [iso(one) for one in following],
         "origin": row["origin"],
+        "project": row["project"],
         "overlap": row["overlap"],
         "missed": row["missed"],
         "error": error,

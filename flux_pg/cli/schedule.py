@@ -24,8 +24,9 @@ from flux_pg.errors import NotFoundError
 Row = dict[str, Any]
 
 _ROWS = """
-select s.name, s.cron, s.time_zone, s.function, s.payload, s.paused, s.origin, s.overlap, s.missed,
-    s.error, flux.iso_time(s.last_at) as last_at, flux.iso_time(s.last_fired_at) as last_fired_at,
+select s.name, s.cron, s.time_zone, s.function, s.payload, s.paused, s.origin, s.project,
+    s.overlap, s.missed, s.error, flux.iso_time(s.last_at) as last_at,
+    flux.iso_time(s.last_fired_at) as last_fired_at,
     flux.iso_time(s.waiting_at) as waiting_at, flux.iso_time(s.skipped_at) as skipped_at,
     s.skipped_because, s.last_job_id::text, j.state as job_state,
     flux.iso_time(j.due_at) as job_due_at,
@@ -179,6 +180,7 @@ def _page(one: Row, style: Style, now: datetime) -> list[str]:
         ("time zone", clean(one["time_zone"])),
         ("function", clean(one["function"])),
         ("declared in", _ORIGINS[one["origin"]]),
+        ("project", clean(one["project"] or "")),
         ("overlap", f"{one['overlap']}: {schedules.OVERLAPS[one['overlap']]}"),
         ("missed", f"{one['missed']}: {schedules.MISSED[one['missed']]}"),
         ("last", _last(one, style)),

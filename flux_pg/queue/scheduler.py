@@ -39,7 +39,7 @@ _LATE_S = 0.005
 _SETTLE_S = 0.05
 _REPEAT_S = 1.0
 
-_SYNC = "select s.name, s.problem from flux.sync_schedules(%s, %s, %s) as s"
+_SYNC = "select s.name, s.problem from flux.sync_schedules(%s, %s, %s, %s) as s"
 _TICK = (
     "select t.name, t.cron, t.time_zone, t.overlap, t.missed, t.revision, t.anchored_at,"
     " t.last_at, t.next_at, t.waiting_at, t.busy, t.error, t.outcome, t.read_at"
@@ -56,6 +56,7 @@ class Scheduler:
         pool: Where it asks.
         deployment: The deployment that this worker runs.
         declared: The schedules that it declares.
+        project: The project that declares them; "" if it has no name.
         complete: Whether these are all; False if some files did not load, so that none is removed.
         on_fired: Called when jobs were enqueued.
     """
@@ -66,11 +67,12 @@ class Scheduler:
         deployment: int,
         declared: Sequence[DeclaredSchedule],
         *,
+        project: str = "",
         complete: bool = True,
         on_fired: Callable[[], None] = lambda: None,
     ) -> None:
         self._pool = pool
-        self._sync = Statement(_SYNC, (str(deployment), to_sync(declared), complete))
+        self._sync = Statement(_SYNC, (str(deployment), to_sync(declared), complete, project))
         self._on_fired = on_fired
         self._woken = trio.Event()
         self._draining = False

@@ -225,6 +225,7 @@ async def open_application(
                 pool,
                 deployment,
                 schedules,
+                project=settings.named_project,
                 complete=not registry.errors,
                 on_fired=wakeup.wake,
             )

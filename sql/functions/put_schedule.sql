@@ -8,7 +8,8 @@ create function flux.put_schedule(
     p_time_zone text,
     p_overlap text,
     p_missed text,
-    p_origin text
+    p_origin text,
+    p_project text
 ) returns boolean
 language plpgsql volatile parallel unsafe
 set search_path = pg_catalog, pg_temp
@@ -49,9 +50,9 @@ begin
         v_zone := flux.check_time_zone(v_zone);
     end if;
     insert into flux.schedules as s (
-        name, cron, time_zone, function, payload, overlap, missed, origin
+        name, cron, time_zone, function, payload, overlap, missed, origin, project
     ) values (
-        p_name, v_cron, v_zone, p_function, p_payload, p_overlap, p_missed, p_origin
+        p_name, v_cron, v_zone, p_function, p_payload, p_overlap, p_missed, p_origin, p_project
     )
     on conflict (name) do update
     set cron = excluded.cron,
@@ -61,6 +62,7 @@ begin
         overlap = excluded.overlap,
         missed = excluded.missed,
         origin = excluded.origin,
+        project = excluded.project,
         -- A new rule begins now; the same rule goes on where it was.
         anchored_at = case when (s.cron, s.time_zone) = (excluded.cron, excluded.time_zone)
             then s.anchored_at else clock_timestamp() end,
@@ -70,9 +72,11 @@ begin
         error = null,
         changed_at = clock_timestamp(),
         revision = s.revision + 1
-    where (s.cron, s.time_zone, s.function, s.payload, s.overlap, s.missed, s.origin)
+    where (s.cron, s.time_zone, s.function, s.payload, s.overlap, s.missed, s.origin,
+            s.project)
         is distinct from (excluded.cron, excluded.time_zone, excluded.function, excluded.payload,
-            excluded.overlap, excluded.missed, excluded.origin);
+            excluded.overlap, excluded.missed, excluded.origin,
+            excluded.project);
     v_changed := found;
     if v_changed then
         perform flux.announce_schedules();
@@ -81,5 +85,5 @@ begin
 end
 $$;
 
-comment on function flux.put_schedule(text, text, text, jsonb, text, text, text, text) is
+comment on function flux.put_schedule(text, text, text, jsonb, text, text, text, text, text) is
     'Makes or changes a schedule of any origin; returns whether it did.';

@@ -20,7 +20,8 @@ begin
             using errcode = 'ZF004', hint = 'Change it there, or take another name.';
     end if;
     perform flux.put_schedule(
-        p_name, p_cron, p_function, coalesce(p_payload, '{}'), p_time_zone, p_overlap, p_missed, 'sql'
+        p_name, p_cron, p_function, coalesce(p_payload, '{}'), p_time_zone, p_overlap, p_missed, 'sql',
+        null
     );
     -- No error: migrations run before the first worker has told what functions there are.
     if not exists (select from flux.functions as f where f.name = p_function) then

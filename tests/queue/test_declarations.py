@@ -185,3 +185,9 @@ payload = { days = "31" }
         "schedule report: the input of report is not valid: days: is required"
     )
     assert "days: Expected `int`, got `str`" in errors[1].message
+
+
+def test_a_project_is_known_by_a_name_that_somebody_gave_it(tmp_path):
+    assert load_settings(tmp_path, {}).named_project == ""
+    (tmp_path / "flux.toml").write_text('[project]\nname = "shop"\n')
+    assert load_settings(tmp_path, {}).named_project == "shop"

@@ -347,10 +347,15 @@ def declared(name: str, **changes: object) -> dict[str, object]:
 
 
 def sync(
-    schedules: Schedules, deployment: int, *given: dict[str, object], complete: bool = True
+    schedules: Schedules,
+    deployment: int,
+    *given: dict[str, object],
+    complete: bool = True,
+    project: str = "shop",
 ) -> dict[str, str]:
     rows = schedules.conn.execute(
-        "select * from flux.sync_schedules(%s, %s, %s)", (deployment, json.dumps(given), complete)
+        "select * from flux.sync_schedules(%s, %s, %s, %s)",
+        (deployment, json.dumps(given), complete, project),
     ).fetchall()
     return {row["name"]: row["problem"] for row in rows}
 
@@ -363,6 +368,39 @@ def test_a_deployment_brings_its_schedules_and_takes_away_those_it_no_longer_has
     assert schedules.names() == ["b", "mine"]
     assert schedules.row("b")["cron"] == "@hourly"
     assert schedules.row("b")["origin"] == "config"
+
+
+def test_projects_on_one_database_leave_each_others_schedules_alone(schedules):
+    sync(schedules, 1, declared("a"), declared("b"))
+    assert sync(schedules, 2, declared("c"), project="blog") == {}
+    assert schedules.names() == ["a", "b", "c"]
+    assert [schedules.row(name)["project"] for name in "abc"] == ["shop", "shop", "blog"]
+    sync(schedules, 3, project="blog")
+    assert schedules.names() == ["a", "b"]
+    # A worker of the other project that starts late is no older deployment of this one.
+    sync(schedules, 1, declared("a"))
+    assert schedules.names() == ["a"]
+    assert sync(schedules, 4, declared("a", cron="@hourly"), project="blog") == {
+        "a": "project shop has declared a schedule of this name"
+    }
+    assert schedules.row("a")["cron"] == "@daily"
+
+
+def test_what_no_named_project_declared_is_taken_over_by_one_that_is_named(schedules):
+    sync(schedules, 1, declared("a"), project="")
+    assert sync(schedules, 2, declared("a", cron="@hourly")) == {}
+    assert (schedules.row("a")["project"], schedules.row("a")["cron"]) == ("shop", "@hourly")
+    assert sync(schedules, 3, declared("a"), project="") == {
+        "a": "project shop has declared a schedule of this name"
+    }
+
+
+def test_what_a_project_left_behind_can_be_removed(schedules):
+    sync(schedules, 1, declared("a"))
+    assert refusal(schedules, "unschedule('a')").sqlstate == "ZF004"
+    schedules.conn.execute("select flux.unschedule('a', p_declared => true)")
+    assert sync(schedules, 2, declared("a"), project="blog") == {}
+    assert schedules.row("a")["project"] == "blog"
 
 
 def test_an_older_deployment_that_starts_a_worker_late_changes_nothing(schedules):
