@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -253,3 +253,13 @@ def test_one_row_of_a_long_or_redacted_key(log: Log) -> None:
     assert row_at(log, "t", "z", at) is None
     assert row_at(log, "s", "hush", at)["a"] == 1
     assert row_at(log, "s", "other", at)["a"] == 1
+
+
+def test_a_time_that_has_not_come_yet_is_refused(log: Log) -> None:
+    log.run("create table t (id int primary key); insert into t values (1)")
+    later = datetime.now(UTC) + timedelta(hours=1)
+    for question in (lambda: state(log, "t", later), lambda: row_at(log, "t", 1, later)):
+        with pytest.raises(psycopg.Error) as refused:
+            question()
+        assert refused.value.sqlstate == "ZF001"
+        assert "has not come yet" in str(refused.value)
