@@ -90,3 +90,8 @@ class LoadError(UsageError):
         super().__init__(message, hint)
         self.path = path
         self.line = line
+
+    @property
+    def located(self) -> str:
+        """The message behind its place."""
+        return f"{self.path}:{self.line or 1}: {self.message}" if self.path else self.message

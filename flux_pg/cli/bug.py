@@ -31,7 +31,7 @@ _MAX_GOODS = 6
 
 _REQUEST = "select flux.resolve_request(%s)::text as id"
 _ABOUT = """
-select e.commit, coalesce(e.dirty, false) as dirty, e.deployment, f.file
+select e.commit, d.source_hash, e.deployment, f.file
 from flux.executions as e
 left join flux.deployments as d on d.deployment_id = e.deployment
 left join lateral (
@@ -178,11 +178,11 @@ async def _search(
         )
     repository = await find_repository(settings.project_dir)
     about = database.execute(_ABOUT, (request_id,)).fetchone() or {}
-    bad = await _choose_bad(repository, about, run, asked)
+    bad, note = await _choose_bad(repository, about, run, asked)
     goods = await _choose_goods(repository, database, run, bad, asked)
     progress = Progress(scope)
     progress.began(run, bad, goods, await repository.count(bad, goods[0]))
-    notes = _warn(scope, run, about, asked)
+    notes = _warn(scope, run, note)
     async with (
         open_worktree(repository) as worktree,
         open_trials(
@@ -200,9 +200,13 @@ async def _search(
 
 async def _choose_bad(
     repository: Repository, about: dict[str, Any], run: RecordedRun, asked: Asked
-) -> str:
+) -> tuple[str, str]:
+    """The commit that fails, and what is to be said of it: the files that ran may be none of the
+    commit that was checked out then."""
+    from flux_pg.replay.committed import find_committed
+
     if asked.bad is not None:
-        return await repository.resolve(asked.bad)
+        return await repository.resolve(asked.bad), ""
     if about.get("commit") is None:
         raise UsageError(
             f"request {short_id(run.request_id)} ran outside of a git repository: its commit is "
@@ -210,7 +214,18 @@ async def _choose_bad(
             "Name a commit that fails with --bad REV.",
             code="no-commit",
         )
-    return await repository.resolve(about["commit"])
+    recorded = await repository.resolve(about["commit"])
+    deployed = f"deployment {about['deployment']} ran functions that were not those of commit"
+    committed = await find_committed(repository, recorded, about["source_hash"] or "")
+    if committed is None:
+        return recorded, (
+            f"{deployed} {recorded[:10]}, which was checked out, and are in no commit since: name "
+            "one that fails with --bad REV, and one that works with --good REV"
+        )
+    if committed != recorded:
+        note = f"{deployed} {recorded[:10]}, which was checked out, but are those of"
+        return committed, f"{note} {committed[:10]}: it is taken for the bad end"
+    return recorded, ""
 
 
 async def _choose_goods(
@@ -246,17 +261,12 @@ async def _choose_goods(
     return [found[place] for place in places if place < len(found)]
 
 
-def _warn(scope: Scope, run: RecordedRun, about: dict[str, Any], asked: Asked) -> list[str]:
-    notes = []
-    if about.get("dirty") and asked.bad is None:
-        notes.append(
-            f"deployment {about['deployment']} ran files that differ from commit "
-            f"{about['commit'][:10]}: what was never committed cannot be searched"
-        )
+def _warn(scope: Scope, run: RecordedRun, note: str) -> list[str]:
+    notes = [note] if note else []
     if run.incomplete_reason:
         notes.append(f"the record is incomplete: {run.incomplete_reason}")
-    for note in notes:
-        scope.note(scope.notes.warn(note))
+    for one in notes:
+        scope.note(scope.notes.warn(one))
     return notes
 
 

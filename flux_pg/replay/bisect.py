@@ -204,11 +204,7 @@ class Search:
             message = f"the failure does not show at the bad end {short}: {seen.reason}"
         else:
             message = f"the failure shows at the good end {short} too: {seen.reason}"
-        hint = (
-            "Name a commit that fails with --bad REV; --repeat N if it fails only sometimes."
-            if end == "bad"
-            else "Name an older commit, one that works, with --good REV."
-        )
+        hint = _WAYS_OUT[end, seen.verdict]
         return Ended(
             None,
             tuple(self._trials),
@@ -216,6 +212,15 @@ class Search:
             cannot_reproduce=True,
             diverged=seen.commit in self._diverged,
         )
+
+
+_WAYS_OUT = {
+    ("bad", "good"): "Name a commit that fails with --bad REV; --repeat N if it fails only "
+    "sometimes.",
+    ("bad", "skip"): "Name another commit that fails, one that can be tried, with --bad REV.",
+    ("good", "bad"): "Name an older commit, one that works, with --good REV.",
+    ("good", "skip"): "Name a newer commit, one that can be tried and works, with --good REV.",
+}
 
 
 def _only_skipped(candidates: tuple[str, ...]) -> dict[str, str]:

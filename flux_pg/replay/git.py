@@ -93,8 +93,21 @@ async def run_git(directory: Path, *arguments: str, fails: bool = False) -> Answ
 
     Cancellation: git is ended, which may leave a lock file in `directory`'s own worktree.
     """
+    done = await _run_git(directory, *arguments)
+    answer = Answer(
+        done.returncode,
+        done.stdout.decode("utf-8", "replace"),
+        done.stderr.decode("utf-8", "replace"),
+    )
+    if answer.code != 0 and not fails:
+        words = " ".join((answer.err or answer.out).split())
+        raise GitError(f"git {arguments[0]} failed: {words}", "")
+    return answer
+
+
+async def _run_git(directory: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     try:
-        done = await trio.run_process(
+        return await trio.run_process(
             ["git", "-C", str(directory), *_OPTIONS, *arguments],
             capture_stdout=True,
             capture_stderr=True,
@@ -105,15 +118,6 @@ async def run_git(directory: Path, *arguments: str, fails: bool = False) -> Answ
         )
     except FileNotFoundError:
         raise NotFoundError("git is not installed", "Install git.", code="no-git") from None
-    answer = Answer(
-        done.returncode,
-        done.stdout.decode("utf-8", "replace"),
-        done.stderr.decode("utf-8", "replace"),
-    )
-    if answer.code != 0 and not fails:
-        words = " ".join((answer.err or answer.out).split())
-        raise GitError(f"git {arguments[0]} failed: {words}", "")
-    return answer
 
 
 def _environment() -> dict[str, str]:
@@ -173,6 +177,31 @@ class Repository:
         name = (self.prefix / path).as_posix()
         found = await run_git(self.top, "cat-file", "blob", f"{commit}:{name}", fails=True)
         return found.out if found.code == 0 else None
+
+    async def blobs(self, commit: str, folder: str) -> dict[str, str]:
+        """The files of a folder of the project as they were: paths in it, with the ids of their
+        contents. Links are left out."""
+        top = (self.prefix / folder).as_posix()
+        told = await run_git(self.top, "ls-tree", "-r", "-z", f"{commit}:{top}", fails=True)
+        found = {}
+        for line in told.out.split("\0") if told.code == 0 else ():
+            about, _, path = line.partition("\t")
+            if about.startswith("100"):
+                found[path] = about.split()[2]
+        return found
+
+    async def content(self, blob: str) -> bytes:
+        """What a file held, by its id."""
+        return (await _run_git(self.top, "cat-file", "blob", blob)).stdout
+
+    async def later(self, commit: str, folder: str, limit: int) -> list[str]:
+        """Commits that are not in `commit` and change a folder of the project, the oldest first;
+        of many the newest."""
+        told = await run_git(
+            self.top, "rev-list", "--reverse", "--full-history", f"--max-count={limit}", "HEAD",
+            "--branches", f"^{commit}", "--", f":(top){(self.prefix / folder).as_posix()}",
+        )  # fmt: skip
+        return told.out.split()
 
     async def diff(self, before: str, after: str) -> str:
         """What changed between two commits, as a patch."""

@@ -26,7 +26,7 @@ import trio
 
 from flux_pg.config import Settings
 from flux_pg.database.embedded import EmbeddedServer
-from flux_pg.errors import FluxError
+from flux_pg.errors import FluxError, LoadError
 from flux_pg.replay.children import Children, Written, open_children
 from flux_pg.replay.draws import Draw
 from flux_pg.replay.engine import Child, LiveRecord, Mode, ReplayResult, open_child
@@ -115,7 +115,10 @@ class Incident:
         )  # fmt: skip
 
     def _note_child(self, child: Child) -> None:
-        self.load_errors = [error.message for error in child.errors]
+        self.load_errors = [
+            error.located if isinstance(error, LoadError) else error.message
+            for error in child.errors
+        ]
         if child.egress != "enforced":
             self.egress, self.egress_reason = "not enforced", child.egress_reason
 

@@ -19,7 +19,7 @@ import trio
 from flux_pg.analysis.conditions import Condition
 from flux_pg.config import Settings
 from flux_pg.database.migrations import read_migrations
-from flux_pg.errors import DatabaseUnreachable, FluxError
+from flux_pg.errors import DatabaseUnreachable, FluxError, LoadError
 from flux_pg.replay.bisect import CannotRun, Run, Seen
 from flux_pg.replay.dependencies import find_unmet, read_requirements
 from flux_pg.replay.engine import Child, LiveRecord, ReplayResult, open_child
@@ -123,7 +123,9 @@ class Trials:
         if self.recorded.function in child.functions:
             return
         if child.errors:
-            raise CannotRun(f"does not load: {_line(child.errors[0].message)}")
+            first = child.errors[0]
+            told = first.located if isinstance(first, LoadError) else first.message
+            raise CannotRun(f"does not load: {_line(told)}")
         raise CannotRun(f"there is no function {self.recorded.function}")
 
     def _note_egress(self, child: Child) -> None:

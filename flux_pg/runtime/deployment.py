@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from .registry import FUNCTIONS_FOLDER
@@ -28,15 +29,25 @@ class Source(NamedTuple):
 
 def identify_source(project_dir: Path) -> Source:
     """Hash the project's functions and ask git for the commit."""
-    digest = hashlib.sha256()
     folder = project_dir / FUNCTIONS_FOLDER
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(str(path.relative_to(folder)).encode() + b"\0")
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+    digests = {
+        PurePath(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).digest()
+        for path in files
+        if "__pycache__" not in path.parts
+    }
     commit = _git(project_dir, "rev-parse", "--verify", "HEAD")
     status = _git(project_dir, "status", "--porcelain", "--", ".") if commit else None
-    return Source(digest.hexdigest(), commit, bool(status))
+    return Source(hash_sources(digests), commit, bool(status))
+
+
+def hash_sources(digests: Mapping[PurePath, bytes]) -> str:
+    """The hash of function files: their paths below the folder, and the SHA-256 of each."""
+    whole = hashlib.sha256()
+    for path in sorted(digests):
+        whole.update(str(path).encode() + b"\0")
+        whole.update(digests[path])
+    return whole.hexdigest()
 
 
 def _git(project_dir: Path, *arguments: str) -> str | None:

@@ -341,7 +341,8 @@ async def test_what_was_never_committed_is_said(shops: Any) -> None:
         request = str(harness.last)
     document = shop.found(request, code=1)
     assert document["cannot_reproduce"]
-    assert "never committed" in document["notes"][0]
+    assert "in no commit since" in document["notes"][0]
+    assert "--bad REV" in document["notes"][0]
 
 
 async def test_from_the_record_a_run_that_gets_past_the_failure_is_good(shops: Any) -> None:
@@ -390,6 +391,27 @@ async def test_a_project_below_the_root_of_its_repository(
     assert document["change"]["functions"] == ["apps/shop/functions/main.py:charge"]
     document = shop.found(request, "--good", history.commits[0], code=1)
     assert "the project is not there yet" in document["problem"]["message"]
+
+
+async def test_what_was_tried_before_it_was_committed_is_found(shops: Any) -> None:
+    def files(number: int) -> Files:
+        return code(GOOD + f"# {number}\n")
+
+    shop = shops(4, files)
+    commits = shop.history.commits
+    await shop.call(commits[1], "charge", email="b@x")
+    git(shop.folder, "checkout", "-q", "main")
+    (shop.folder / "functions/main.py").write_text(HEADER + BAD)
+    async with shop.running_here() as harness:
+        await harness.call("charge", email="a@x")
+        request = str(harness.last)
+    git(shop.folder, "commit", "-q", "-a", "-m", "Break it")
+    (shop.folder / "n").write_text("more\n")
+    git(shop.folder, "commit", "-q", "-a", "-m", "Go on")
+    document = shop.found(request)
+    assert document["first_bad"]["subject"] == "Break it"
+    assert document["bad"] == document["first_bad"]["commit"]
+    assert f"are those of {document['bad'][:10]}" in document["notes"][0]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

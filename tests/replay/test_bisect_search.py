@@ -170,6 +170,8 @@ async def test_an_end_that_cannot_be_tried_is_said(tmp_path: Path) -> None:
     ended, _ = await search(history, judge)
     assert ended.cannot_reproduce
     assert ended.diverged
+    assert ended.problem is not None
+    assert "newer" in ended.problem["hint"]  # it is too old to be tried
 
 
 async def test_of_several_good_ends_the_first_that_holds_counts(tmp_path: Path) -> None:
