@@ -6,7 +6,8 @@
 Set-up is what happens before the first request of a replay runs on its scratch database: against
 the number of mutations that must be undone, and against the size of the database. Speed is that of
 `flux incident replay` against the recorded traffic's own: as long as the traffic took is 1.00, and
-the set-up is told apart. Absolute figures mean little on a shared machine; the ratios count.
+the set-up is told apart; the first requests are enough to tell. Absolute figures mean little on a
+shared machine; the ratios count.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def _options() -> argparse.Namespace:
         "--rows", type=_numbers, default=[1_000, 10_000, 100_000], help="of a database, where"
         " a thousand mutations are undone",
     )  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=5.0, help="of recorded traffic")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of recorded traffic")
+    parser.add_argument("--at-most", type=int, default=800, help="requests that are replayed")
     parser.add_argument("--connections", type=int, default=16)
     return parser.parse_args()
 
@@ -213,7 +215,8 @@ def _measure_speed(folder: Path, server: EmbeddedServer, options: argparse.Names
             ]
         ]
         for mode in MODES:
-            rows.append(_replay(served, mode, f"{began}..{ended}", traffic))
+            window = f"{began}..{ended}"
+            rows.append(_replay(served, mode, window, traffic, options.at_most))
             _print_progress(rows[-1])
     headers = [
         *("replay", "requests", "seconds", "of these before the first", "requests/s"),
@@ -222,11 +225,13 @@ def _measure_speed(folder: Path, server: EmbeddedServer, options: argparse.Names
     _print(headers, rows)
 
 
-def _replay(served: Served, mode: str, window: str, traffic: dict[str, Any]) -> list[str]:
-    """One `flux incident replay` of everything; what starts it up is measured with one request."""
+def _replay(
+    served: Served, mode: str, window: str, traffic: dict[str, Any], at_most: int
+) -> list[str]:
+    """One `flux incident replay`; what starts it up is measured with one request."""
     command = [*(sys.executable, "-m", "flux_pg", "incident", "replay"), window, f"--{mode}"]
     few, _ = _timed(served, [*command, "--limit", "1", "--json"])
-    took, document = _timed(served, [*command, "--limit", str(10**6), "--json"])
+    took, document = _timed(served, [*command, "--limit", str(at_most), "--json"])
     summary = {name: count for name, count in document["summary"].items() if count}
     count = len(document["requests"])
     speed = count / max(took - few, 0.001)
