@@ -1,9 +1,10 @@
-"""Writes docs/record.md and docs/configuration.md from what they describe.
+"""Writes docs/record.md, docs/configuration.md and docs/explain-limits.md from what they describe.
 
     python docs/generate.py        # or: make docs
 
 The record's page comes from the comments of the database, on a fresh Postgres with schema flux; the
-settings' page from `flux_pg.config.OPTIONS`. A test fails while a page is not what this writes.
+settings' page from `flux_pg.config.OPTIONS`, the limits' from `flux_pg.explain.limits`. A test
+fails while a page is not what this writes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import psycopg
 
 from flux_pg.config import OPTIONS, Option, Settings
+from flux_pg.explain.limits import GROUPS
 
 DOCS = Path(__file__).parent
 
@@ -236,12 +238,27 @@ def _cell(text: str | None) -> str:
     return (text or "").replace("|", "\\|").replace("\n", " ")
 
 
+def limits_page() -> str:
+    """What `flux explain` does not preview."""
+    parts = [
+        "# What has no preview\n\n"
+        "`flux explain` gives an exact preview of a statement or none. These are all the reasons"
+        " that it names under `NOT PREVIEWED` (`unsupported` in JSON), `…` standing for what"
+        " differs; [How a query is compiled](explain.md) says what it does with everything else.\n"
+    ]
+    for title, limits in GROUPS:
+        rows = [(f"`{limit.reason.replace('{}', '…')}`", limit.why) for limit in limits]
+        parts.append(f"\n## {title}\n\n" + _table(("reason", "what is behind it"), rows))
+    return "".join(parts)
+
+
 def main() -> None:
-    """Write both pages."""
+    """Write the pages."""
     from flux_pg.database import schema
     from flux_pg.database.embedded import SUPERUSER, EmbeddedServer
 
     (DOCS / "configuration.md").write_text(configuration_page())
+    (DOCS / "explain-limits.md").write_text(limits_page())
     with (
         tempfile.TemporaryDirectory(prefix="docs-") as folder,
         EmbeddedServer(Path(folder)) as server,

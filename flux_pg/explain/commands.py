@@ -23,9 +23,8 @@ from flux_pg.explain.session import Session
 from flux_pg.explain.text import Text, quoted, word
 
 PLANNED = ("select", "with", "values", "table", "insert", "update", "delete", "merge")
-_CODE = "runs code, and what that does cannot be known without running it"
 REASONS = {
-    "do": f"DO {_CODE}",
+    "do": "DO runs code, and what that does cannot be known without running it",
     "execute": "EXECUTE runs a statement that was prepared elsewhere; give that statement",
     "refresh": "REFRESH MATERIALIZED VIEW runs the view's query with its owner's rights",
     "\\": "a psql command, which only psql knows",
@@ -242,7 +241,10 @@ def call(catalog: Catalog, session: Session, sql: str) -> Preview:
     ]
     if known and not any(_may_execute(catalog, session, each) for each in known):
         found.refused.append(f"permission denied for procedure {known[0].schema}.{name}")
-    found.unsupported.append(f"CALL {_CODE}{_whose_rights(known)}")
+    found.unsupported.append(
+        "CALL runs code, and what that does cannot be known without running it"
+        + _whose_rights(known)
+    )
     return found
 
 

@@ -18,7 +18,7 @@ from sqlglot.tokenizer_core import TokenType
 
 from flux_pg.explain import rights
 from flux_pg.explain.catalog import Catalog, Function
-from flux_pg.explain.session import put_in
+from flux_pg.explain.session import is_claim_function, put_in
 from flux_pg.explain.text import Text, one_line, word
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def check_calls(compiler: Compiler, text: Text, place: Place) -> None:
             continue
         if token.token_type in (TokenType.STRING, TokenType.NUMBER):
             continue
+        if is_claim_function(text, number):
+            continue  # written out, like a setting
         dotted = number >= 2 and text.tokens[number - 1].token_type == TokenType.DOT
         schema = word(text.tokens[number - 2]) if dotted else ""
         found = compiler.catalog.functions_named(schema, word(token), compiler.session.role)

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import sqlglot
 from sqlglot import exp
-from sqlglot.errors import SqlglotError
+from sqlglot.errors import ParseError, SqlglotError
 
 from flux_pg.explain import rights
 from flux_pg.explain.catalog import Catalog, Relation
@@ -82,7 +82,7 @@ def compile_statement(catalog: Catalog, session: Session, sql: str) -> Preview:
     try:
         found.tree = parse(sql)
     except (SqlglotError, RecursionError) as error:
-        found.unsupported.append(f"the statement is not understood: {_first_line(error)}")
+        found.unsupported.append(f"the statement is not understood: {_complaint(error)}")
         return found
     text = Text(sql)
     try:
@@ -267,7 +267,7 @@ class Compiler:
         """A view's query with what holds inside it; None if it is not understood."""
         mark = f"view {view.qualified}"
         if view.definition is None or mark in place.within:
-            self.unsupported(f"{mark}, whose query is not known")
+            self.unsupported(f"view {view.qualified}, whose query is not known")
             return None
         # Behind any number of plain views, security_invoker means who runs the whole statement.
         role = self.session.role if view.security_invoker else view.owner
@@ -275,7 +275,7 @@ class Compiler:
         try:
             tree = parse(view.definition)
         except (SqlglotError, RecursionError):
-            self.unsupported(f"{mark} is not understood")
+            self.unsupported(f"view {view.qualified} is not understood")
             return None
         self.edit(text, tree, Place(role, (*place.within, mark), place.fenced))
         return text
@@ -353,5 +353,12 @@ def _is_after_grouping(column: exp.Column, select: exp.Expr) -> bool:
     return node is not None and node.arg_key in ("expressions", "having", "order", "distinct")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", maxsplit=1)[0].removesuffix(".")
+def _complaint(error: Exception) -> str:
+    """Where the parser stops."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if not isinstance(error, ParseError) or not error.errors:
+        return "its words cannot be told apart"
+    place = error.errors[0]
+    line, column, near = place.get("line"), place.get("col"), str(place.get("highlight") or "")
+    return f"the parser stops at line {line}, column {column}" + (f', at "{near}"' if near else "")

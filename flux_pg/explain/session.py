@@ -18,6 +18,9 @@ from sqlglot.tokenizer_core import Token, TokenType
 
 from flux_pg.explain.text import Text, literal, quoted, word
 
+CLAIM_FUNCTIONS = ("claim", "claims")
+"""Of schema flux: what the caller's token says."""
+
 CLAIM_SETTINGS = ("flux.claims", "request.jwt.claims")
 _ROLE_WORDS = ("current_user", "current_role", "user")
 _PRIVILEGE_INQUIRIES = {
@@ -79,7 +82,11 @@ def put_in(text: Text, session: Session) -> list[str]:
         name = word(token)
         before = text.tokens[number - 1] if number else None
         is_call = _kind(text, number + 1) == TokenType.L_PAREN
-        if is_call:
+        if is_call and is_claim_function(text, number):
+            problem = _claim(text, number, session)
+            if problem is not None:
+                problems.append(problem)
+        elif is_call:
             start = _start_of_call(text, number)
             if start is not None:
                 problem = _call(text, number, start, name, session)
@@ -148,6 +155,41 @@ def _call(text: Text, number: int, start: int, name: str, session: Session) -> s
         if inside.count(TokenType.COMMA) + 1 < wanted:
             text.insert(text.tokens[number + 1].end + 1, f"{literal(session.role)}::name, ")
     return None
+
+
+def is_claim_function(text: Text, number: int) -> bool:
+    """Whether a name is that of flux.claim or flux.claims."""
+    is_named = number >= 2 and _kind(text, number - 1) == TokenType.DOT
+    schema = word(text.tokens[number - 2]) if is_named else ""
+    return schema == "flux" and word(text.tokens[number]) in CLAIM_FUNCTIONS
+
+
+def _claim(text: Text, number: int, session: Session) -> str | None:
+    given = session.settings.get(CLAIM_SETTINGS[0])
+    claims = json.loads(given) if given else None
+    name, at = word(text.tokens[number]), number + 2
+    if name == "claims":
+        value = "null::jsonb" if claims is None else f"{literal(given or '')}::jsonb"
+        if _kind(text, at) != TokenType.R_PAREN:
+            return "flux.claims() with arguments"
+    elif _kind(text, at) != TokenType.STRING or _kind(text, at + 1) != TokenType.R_PAREN:
+        return "flux.claim() of a name that is computed"
+    else:
+        value = f"{_as_text(claims, text.tokens[at].text)}::text"
+        at += 1
+    _put(text, number - 2, at, value, name)
+    return None
+
+
+def _as_text(claims: Any, name: str) -> str:
+    """What `claims ->> name` gives, as a literal."""
+    value = claims.get(name) if isinstance(claims, dict) else None
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return literal(value)
+    # As jsonb writes it, which no other program does digit for digit.
+    return f"({literal(json.dumps(value, ensure_ascii=False))}::jsonb #>> '{{}}')"
 
 
 def _current_setting(text: Text, number: int, start: int, session: Session) -> str | None:

@@ -19,6 +19,7 @@ import pytest
 
 from flux_pg.database.catalog_snapshot import read_catalog
 from flux_pg.explain.catalog import Catalog
+from flux_pg.explain.limits import limit_of
 from flux_pg.explain.preview import Preview, compile_statement
 from flux_pg.explain.session import Session
 from tests.conftest import Server
@@ -140,6 +141,7 @@ class _Verdict:
     def compare(self, writes: bool) -> str:
         sql, original = self.sql, self.original
         if self.preview.unsupported:
+            self._need(all(limit_of(reason) for reason in self.preview.unsupported))
             return f"unsupported: {self.preview.unsupported[0]}"
         if self.preview.refused:
             return self._refused()

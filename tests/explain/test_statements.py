@@ -18,6 +18,7 @@ from flux_pg.database.sql_split import split
 from flux_pg.explain.catalog import Catalog, from_json
 from flux_pg.explain.commands import PLANNED
 from flux_pg.explain.document import Statement, examine, to_document
+from flux_pg.explain.limits import limit_of
 from flux_pg.explain.session import Session
 from tests.conftest import Server
 
@@ -96,6 +97,7 @@ def test_every_statement_is_explained_or_refused_with_a_reason(
         if told["preview"] is None:
             assert told["unsupported"] or told["refused"] or told["error"], statement.sql
             counts["refused with a reason"] += 1
+            assert all(limit_of(reason) for reason in told["unsupported"]), told["unsupported"]
             reasons = "; ".join([*told["unsupported"], *told["refused"]])
             if statement.kind in PLANNED and planned(connection, statement.sql) is None:
                 print(f"{statement.sql}\n    {reasons}")
