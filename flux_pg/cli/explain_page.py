@@ -131,10 +131,10 @@ def _trial(trial: Trial) -> str:
 
 def size(count: int) -> str:
     """A number of bytes for people."""
-    for unit, bytes_ in (("GB", 1 << 30), ("MB", 1 << 20)):
+    for unit, bytes_ in (("GiB", 1 << 30), ("MiB", 1 << 20)):
         if count >= bytes_:
             return f"{count / bytes_:.1f} {unit}"
-    return f"{count // 1024} kB"
+    return f"{count >> 10} KiB"
 
 
 def caret(sql: str, error: dict[str, Any]) -> list[str]:
