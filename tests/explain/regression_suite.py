@@ -92,5 +92,6 @@ def fetch() -> None:
 
 
 if __name__ == "__main__":
-    fetch()
-    print(f"the suite is in {CACHE}", file=sys.stderr)
+    if folder() is None:
+        fetch()
+    print(f"the suite is in {folder()}", file=sys.stderr)
