@@ -13,7 +13,7 @@ declare
         'fail_job', 'cancel_attempt', 'job_crashed', 'extend_leases', 'release_jobs', 'cancel_job',
         'retry_job',
         'schedule', 'unschedule', 'pause_schedule', 'resume_schedule', 'run_schedule',
-        'tick_schedules', 'sync_schedules', 'claims_key', 'assume'
+        'tick_schedules', 'sync_schedules', 'claims_key', 'assume', 'try_claims'
     ];
     -- Logins of callers: what they ask for they have to prove to be the runtime's (flux.sign).
     v_caller constant text[] := array['assume', 'for_caller', 'find_writers'];

@@ -13,7 +13,7 @@ import click
 from flux_pg.cli.explain_indexes import try_indexes
 from flux_pg.cli.explain_page import Page
 from flux_pg.cli.explain_plan import Planner
-from flux_pg.cli.explain_request import recorded_statements, repeated
+from flux_pg.cli.explain_request import recorded_caller, recorded_statements, repeated
 from flux_pg.cli.explain_why_not import explain_row
 from flux_pg.cli.scope import Scope, examples, scoped
 from flux_pg.cli.session import Database, open_database
@@ -77,8 +77,9 @@ def explain(
     Runs nothing. The preview is the query with the row-level security policies compiled in, and the
     claims as literals: run by the owner of the tables, it does what the query does for the role.
 
-    Claims are what current_setting('flux.claims') and current_setting('request.jwt.claims') return,
-    as JSON; a setting that is not given is unset.
+    Claims are what flux.claim(), current_setting('flux.claims') and
+    current_setting('request.jwt.claims') return, as JSON; a setting that is not given is unset.
+    Of a recorded request, role and claims are by default those that it had.
 
     Advised indexes are tried with the extension hypopg, if it is there: would Postgres use them?
     Without it, --verify-indexes finds out.
@@ -98,6 +99,8 @@ def explain(
             scope.note(f"saved the catalog of {found.database} in {save}")
             if query is None and request is None:
                 return
+        if request and database is not None and role is None and claims is None:
+            role, read_claims = recorded_caller(database, request, scope.settings)
         who = _session(found, role, read_claims, settings)
         recorded = recorded_statements(database, request) if request and database else None
         texts = list(recorded if recorded is not None else _texts(str(query), found))

@@ -147,6 +147,8 @@ def as_role(database: Database, session: Session, *, writable: bool = False) -> 
         }
         for name, value in {**limits, **session.settings}.items():
             database.execute("select set_config(%s, %s, true)", (name, value))
+        if session.claims is not None:
+            database.execute("select flux.try_claims(%s)", (session.claims,))
         if session.role != session.login:
             database.execute(
                 composed.SQL("set local role {}").format(composed.Identifier(session.role))

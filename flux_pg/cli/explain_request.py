@@ -11,6 +11,7 @@ from sqlglot.errors import SqlglotError
 
 from flux_pg.analysis.placeholders import numbered
 from flux_pg.cli.session import Database
+from flux_pg.config import Settings
 from flux_pg.database.sql_split import split
 from flux_pg.errors import NotFoundError
 from flux_pg.explain.advice import Advice
@@ -43,6 +44,24 @@ def recorded_statements(database: Database, request: str) -> list[tuple[str, tup
             f"request {request} ran no query", "See `flux trace` for what it did.", code="no-query"
         )
     return found
+
+
+def recorded_caller(
+    database: Database, request: str, settings: Settings
+) -> tuple[str | None, dict[str, Any] | None]:
+    """The Postgres role that a request ran as, and its claims; None where nobody was asked."""
+    span = database.execute(
+        "select f.attributes ->> 'role' as role,"
+        " coalesce(g.output, f.attributes -> 'identity') -> 'claims' as claims"
+        " from flux.spans as f left join flux.spans as g"
+        " on g.request_id = f.request_id and g.name = 'gateway.authenticate'"
+        " where f.request_id = flux.resolve_request(%s) and f.kind = 'function'"
+        " order by f.start_us limit 1",
+        (request,),
+    ).fetchone()
+    if span is None or span["role"] is None:
+        return None, None
+    return (settings.auth_roles or {}).get(span["role"]), span["claims"]
 
 
 def with_values(sql: str, params: Sequence[Any] | Mapping[str, Any] | None) -> str:

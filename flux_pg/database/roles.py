@@ -38,6 +38,10 @@ def ensure_callers(conn: psycopg.Connection, names: Iterable[str]) -> None:
             conn.execute(sql.SQL("create role {}").format(sql.Identifier(name)))
         conn.execute(sql.SQL("alter role {} login").format(sql.Identifier(name)))
         conn.execute(sql.SQL("grant flux_caller to {}").format(sql.Identifier(name)))
+        # So that `flux explain --as` can plan as the role; its rights are not the owner's.
+        apart = "" if conn.info.server_version < 160000 else " with inherit false, set true"
+        member = sql.SQL("grant {} to {}" + apart)
+        conn.execute(member.format(sql.Identifier(name), sql.Identifier(ADMIN)))
     conn.execute(sql.SQL("alter role {} bypassrls").format(sql.Identifier(APP)))
 
 

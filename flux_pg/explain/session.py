@@ -57,6 +57,11 @@ class Session:
     login: str
     settings: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def claims(self) -> str | None:
+        """The caller's claims, as JSON; None if there are none."""
+        return self.settings.get(CLAIM_SETTINGS[0])
+
     @classmethod
     def make(
         cls, role: str, login: str, claims: Any = None, settings: Mapping[str, str] | None = None
@@ -165,18 +170,20 @@ def is_claim_function(text: Text, number: int) -> bool:
 
 
 def _claim(text: Text, number: int, session: Session) -> str | None:
-    given = session.settings.get(CLAIM_SETTINGS[0])
+    given = session.claims
     claims = json.loads(given) if given else None
     name, at = word(text.tokens[number]), number + 2
     if name == "claims":
         value = "null::jsonb" if claims is None else f"{literal(given or '')}::jsonb"
         if _kind(text, at) != TokenType.R_PAREN:
             return "flux.claims() with arguments"
-    elif _kind(text, at) != TokenType.STRING or _kind(text, at + 1) != TokenType.R_PAREN:
-        return "flux.claim() of a name that is computed"
     else:
         value = f"{_as_text(claims, text.tokens[at].text)}::text"
-        at += 1
+        cast = 2 if _kind(text, at + 1) == TokenType.DCOLON else 0  # 'sub'::text, as deparsed
+        end = at + 1 + cast
+        if _kind(text, at) != TokenType.STRING or _kind(text, end) != TokenType.R_PAREN:
+            return "flux.claim() of a name that is computed"
+        at = end
     _put(text, number - 2, at, value, name)
     return None
 

@@ -14,6 +14,7 @@ import trio
 
 from tests.auth.desk import ANA, BEN, FUNCTIONS, make_token, open_desk
 from tests.conftest import Database
+from tests.replay.scratch import rows
 
 PROJECT = '[auth]\nsecret_variable = "JWT_SECRET"\n'
 
@@ -37,6 +38,32 @@ def run_flux(folder: Path, database: Database, *arguments: str) -> Any:
     )  # fmt: skip
     assert done.stdout, done.stderr
     return json.loads(done.stdout)
+
+
+async def test_explain_gives_policies_the_claims_of_the_request(
+    tmp_path: Path, database: Database
+) -> None:
+    async with open_desk(tmp_path, database) as desk:
+        for user in (ANA, BEN):
+            await desk.post("/note", make_token(user), body=f"of {user}")
+        answer = await desk.get("/notes", make_token(ANA))
+    (tmp_path / "flux.toml").write_text(PROJECT)
+
+    def explain(*arguments: str) -> Any:
+        return run_flux(tmp_path, database, "explain", *arguments)
+
+    told = explain("--request", answer.headers["x-request-id"])
+    assert (told["role"], told["claims"]["sub"]) == ("authenticated", ANA)
+    (statement,) = told["statements"]
+    assert statement["plan"], statement
+    assert not statement["unsupported"], statement
+    assert rows(database.superuser, statement["preview"]) == [(ANA, f"of {ANA}")]
+    query = "select flux.claim('sub'), flux.claims() ->> 'sub', flux.claim('none'), body from notes"
+    given = ["--as", "authenticated", "--claims", json.dumps({"sub": BEN})]
+    (statement,) = explain(query, *given)["statements"]
+    assert rows(database.superuser, statement["preview"]) == [(BEN, BEN, None, f"of {BEN}")]
+    (statement,) = explain(query, "--as", "authenticated")["statements"]
+    assert rows(database.superuser, statement["preview"]) == []
 
 
 @pytest.mark.parametrize("mode", ["--recorded", "as-of", "--in-place"])
