@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 import msgspec
 import trio
+from psycopg.conninfo import make_conninfo
 
 import flux_pg
 from flux_pg.analysis.text import read_json
@@ -56,6 +57,7 @@ class Child:
         errors: Function files that did not load.
         egress: `enforced` or `not enforced`.
         egress_reason: Why not.
+        name: What its connections to a scratch database are called (`application_name`).
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Child:
         self.errors: tuple[FluxError, ...] = ()
         self.egress = "not enforced"
         self.egress_reason = ""
+        self.name = ""
 
     async def replay(
         self,
@@ -241,6 +244,9 @@ async def open_child(
         FluxError: The child cannot start; its own reason.
     """
     directory = (project_dir or settings.project_dir).resolve()
+    name = f"flux replay {os.urandom(6).hex()}"
+    if mode == "as-of" and database_url is not None:
+        database_url = make_conninfo(database_url, application_name=name)
     ready = replace(settings, project_dir=directory, database_url=database_url, recording="on")
     source = await trio.to_thread.run_sync(identify_source, directory)
     redaction = await trio.to_thread.run_sync(live.redaction, settings.redact)
@@ -260,6 +266,7 @@ async def open_child(
         frames, ready, mode, live if write else None, allow_hosts, kind,
         writes_later=write == "later",
     )  # fmt: skip
+    child.name = name
     try:
         with theirs:
             process = await _spawn(theirs.fileno(), mode, directory, hash_seed)

@@ -38,7 +38,7 @@ from flux_pg.replay.incident_selection import Candidate
 from flux_pg.replay.incident_state import State
 from flux_pg.replay.judging import Judge, Loaded, Replayed, judge_alone
 from flux_pg.replay.scratch import open_scratch, snapshot_before
-from flux_pg.replay.source import load_changes, load_requests
+from flux_pg.replay.source import RecordedRun, load_changes, load_requests
 from flux_pg.replay.targets import Target
 from flux_pg.runtime.values import to_json
 
@@ -199,8 +199,7 @@ class Incident:
         if _is_gone(result):
             children.give_up(child)
             async with self._alone:
-                if self.state is not None:
-                    await self.state.take_back_lost(run)
+                await self._take_back_lost(run, child)
                 # Perhaps it was another one that took the process along.
                 child, result = await self._run(loaded, following, children)
                 if _is_gone(result):
@@ -214,6 +213,14 @@ class Incident:
         elif self.state is not None and _is_to_be_as_recorded(replayed, loaded.changes):
             await self._put_as_recorded(self.state, loaded, result)
         return replayed
+
+    async def _take_back_lost(self, run: RecordedRun, child: Child) -> None:
+        if self.state is None:
+            return
+        try:
+            await self.state.take_back_lost(run, child.name)
+        except CannotApply as error:
+            self.skipped.append(f"what a lost replay had done was not taken back: {error}")
 
     async def _put_as_recorded(self, state: State, loaded: Loaded, result: ReplayResult) -> None:
         """Recorded row changes in place of the replayed ones, which stay if these do not fit."""

@@ -12,6 +12,7 @@ from flux_pg.replay.draws import Draw, Sequences
 from flux_pg.replay.footprint import Catalog
 from flux_pg.replay.incident_changes import (
     Applier,
+    CannotApply,
     Change,
     corrections,
     read_changes,
@@ -21,6 +22,12 @@ from flux_pg.replay.scratch import Scratch
 from flux_pg.replay.source import RecordedRun
 
 _REPLAYS_OF = "select request_id::text from flux.executions where replay_of = any (%s::uuid[])"
+_END_SESSIONS = """
+select pg_terminate_backend(pid, %s)
+from pg_stat_activity
+where datname = current_database() and application_name = %s
+"""
+_PATIENCE_MS = 30_000
 
 
 class State:
@@ -64,14 +71,22 @@ class State:
         async with self._lock:
             await trio.to_thread.run_sync(self._undo, ids, instead)
 
-    async def take_back_lost(self, run: RecordedRun) -> None:
+    async def take_back_lost(self, run: RecordedRun, lost: str) -> None:
         """Undo what a replay committed whose answer never came.
+
+        Args:
+            run: What was replayed.
+            lost: The `Child.name` of the process that is gone. Its sessions may still be at what
+                it asked last, a COMMIT even, so their end is waited for.
 
         Raises:
             CannotApply: It cannot be undone.
         """
 
         def undo() -> None:
+            for (has_ended,) in self._reader.execute(_END_SESSIONS, (_PATIENCE_MS, lost)):
+                if not has_ended:
+                    raise CannotApply(f"a session of the replay of {run.request_id} goes on")
             # The process may have left them standing for it.
             self._sequences.put_beyond(self._reader)
             found = self._reader.execute(_REPLAYS_OF, (run.ids,)).fetchall()
