@@ -2,8 +2,9 @@
 
 Pure. Laws:
 - Who changed rows stands before all whose snapshot saw that, and behind all others. Among those
-  that no snapshot tells apart it stands where its record was made, just before it committed: of two
-  that changed one row, the second could go on only once the first had committed.
+  that no snapshot tells apart it stands by its last change (where these are not known, by when its
+  record was made): of two that changed one row, the second could go on only once the first had
+  committed.
 - Who only read stands behind all whose commits its snapshot saw, and before the others.
 - What others saw is surer than any clock: those of two nodes differ, and of two that commit at once
   the first to be recorded may be the second to be seen.
@@ -12,8 +13,9 @@ Pure. Laws:
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from flux_pg.replay.incident_selection import Candidate
 
@@ -71,17 +73,26 @@ def _first_to_see_any(one: Candidate, known: Sequence[str]) -> int:
     return bisect_left(known, True, key=lambda text: any(map(read_snapshot(text).sees, one.xids)))
 
 
-def in_commit_order(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Put requests in the order of the module."""
+def in_commit_order(
+    candidates: Sequence[Candidate], last_changes: Mapping[int, int] = MappingProxyType({})
+) -> list[Candidate]:
+    """Put requests in the order of the module.
+
+    Args:
+        candidates: The requests.
+        last_changes: For transactions that changed rows the number of their last change (`seq`),
+            as far as it is known.
+    """
     placed = with_snapshots(candidates)
     texts = sorted({one.snapshot for one in placed if one.snapshot is not None}, key=age_of)
     snapshots = [read_snapshot(text) for text in texts]
     numbers = {text: number for number, text in enumerate(texts)}
 
     def place(one: Candidate) -> tuple[int, bool, int, str]:
-        if one.writes and one.xids:
+        changes = [last_changes[xid] for xid in one.xids if xid in last_changes]
+        if changes or (one.writes and one.xids):
             seen = bisect_left(snapshots, True, key=lambda s: all(map(s.sees, one.xids)))
-            return seen, False, one.ended_us, one.request_id
+            return seen, False, max(changes, default=one.ended_us), one.request_id
         return numbers.get(one.snapshot or "", 0), True, one.started_us, one.request_id
 
     return sorted(placed, key=place)

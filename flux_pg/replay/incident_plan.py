@@ -34,7 +34,8 @@ class Step:
 
 def plan_chained(candidates: Sequence[Candidate], changes: Iterable[Change]) -> list[Step]:
     """The steps of a chained replay."""
-    ordered = in_commit_order(candidates)
+    changes = sorted(changes, key=lambda change: change.seq)
+    ordered = in_commit_order(candidates, {change.xid: change.seq for change in changes})
     own = {xid: place for place, one in enumerate(ordered) for xid in one.xids}
     touched: dict[Row, list[tuple[int, int]]] = defaultdict(list)
     others: dict[int, list[Change]] = defaultdict(list)

@@ -90,6 +90,9 @@ def find_cause(
     if entry is None:
         # It is inside a function that was called, or in what its own rows held before.
         touched = footprint(one for one in statements_of(run) if _depends_on_rows(one))
+        for change in changes:
+            if change.xid in candidate.xids:
+                touched.writes |= resources_of(change)
         if tainted.touches(touched):
             return None
         telling = _touching(_meanwhile(candidate, changes, candidate.ended_us), touched)

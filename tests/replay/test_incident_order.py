@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 from flux_pg.replay.footprint import EVERYTHING, Footprint, Queue
@@ -51,6 +52,14 @@ def test_what_was_seen_tells_the_order_of_commits_better_than_clocks_do() -> Non
     between = request("between", snapshot="11:12:11", start=50, end=60)
     ordered = in_commit_order([late, between, early])
     assert [one.request_id for one in ordered] == ["early", "between", "late"]
+
+
+def test_of_two_that_changed_one_row_the_one_that_changed_it_first_stands_first() -> None:
+    # Clocks say otherwise; and what a called function changed is its caller's.
+    first = request("first", snapshot="10:10:", xid=11, start=0, end=100)
+    second = replace(request("second", snapshot="10:10:", xid=10, end=90), writes=False)
+    steps = plan_chained([second, first], [change(1, 11, "1"), change(2, 10, "1")])
+    assert told(steps) == ["first", "second"]
 
 
 def test_who_has_no_snapshot_does_not_stand_behind_what_it_committed_itself() -> None:

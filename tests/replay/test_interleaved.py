@@ -75,6 +75,14 @@ async def lower(ctx: Context, id: int) -> dict:
     return {"n": row["n"]}
 
 @define_function
+async def enter(ctx: Context, wait: bool = False) -> dict:
+    await ctx.db.query("select 1 as one")
+    if wait:
+        await ctx.db.query("select pg_advisory_xact_lock(7)")
+    await ctx.db.execute("insert into entries (amount) values (1)")
+    return {}
+
+@define_function
 async def slow_note(ctx: Context, name: str) -> dict:
     await ctx.db.query("select 1 as one")
     await ctx.db.query("select pg_advisory_xact_lock(7)")
@@ -195,3 +203,30 @@ async def test_who_waited_for_a_row_is_laid_to_who_held_it(
     assert one.run.response == {"n": 14}
     # In a chain it finds the row as it was once it had waited; then it failed on an older one.
     assert one.verdict == "interleaved", one.comparison.differences
+
+
+ENTRIES = """
+create table entries (id int primary key generated always as identity, amount int not null);
+create table totals (id int primary key, amount int not null);
+insert into totals values (1, 0);
+create function add_up() returns trigger language plpgsql as
+$$ begin update totals set amount = amount + new.amount; return null; end $$;
+create trigger add_up after insert on entries for each row execute function add_up();
+"""
+
+
+async def test_what_only_a_row_change_shows_is_laid_to_who_changed_the_row(
+    lab: Lab, pg18: Server
+) -> None:
+    async with (
+        lab.recording(SHOP, schema=SCHEMA + ENTRIES) as harness,
+        held(harness, lab, "enter", wait=True),
+    ):
+        await harness.call("enter")
+    found = [one.verdict for one in (await play(lab, pg18, chained=False)).replays]
+    assert found == ["interleaved", "same"]
+    with psycopg.connect(lab.database.admin, autocommit=True) as conn:
+        conn.execute(ENTRIES[ENTRIES.index("create function") : ENTRIES.index("create trigger")]
+                     .replace("create function", "create or replace function")
+                     .replace("new.amount", "new.amount * 2"))  # fmt: skip
+    assert "changed" in [one.verdict for one in (await play(lab, pg18)).replays]
