@@ -69,6 +69,11 @@ _QUERIES = (
     Limit("SELECT … INTO, which makes a table", "CREATE TABLE … AS is explained"),
     Limit("system column {} of {}", "a subquery, which the table becomes, has none"),
     Limit("a system column of {}", "the same in a write"),
+    Limit(
+        "the whole row of {} as a value of its type",
+        "the subquery that the table becomes has rows of no type: for a function that takes another"
+        " or null rows of an outer join, or compared with a literal",
+    ),
     Limit("TABLESAMPLE on {}", "a sample of the visible rows is another sample"),
     Limit("FOR UPDATE or FOR SHARE on a subquery", "whose rows it locks is not worked out"),
     Limit("FOR UPDATE or FOR SHARE on the view {}", "the same behind a view"),

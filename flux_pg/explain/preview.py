@@ -67,7 +67,11 @@ def parse(sql: str) -> exp.Expr:
     Raises:
         SqlglotError: The parser does not understand it.
     """
-    tree = sqlglot.parse_one(sql, dialect="postgres")
+    try:
+        tree = sqlglot.parse_one(sql, dialect="postgres")
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        # The parser stumbles itself over some constructs, such as ROWS FROM with a column list.
+        raise SqlglotError(str(error)) from error
     if tree is None:
         raise SqlglotError("nothing to parse")
     return tree
@@ -156,6 +160,7 @@ class Compiler:
         text.replace(start, end, f"({inside}){alias}")
         self._drop_schemas(text, ref, names)
         self._keep_grouping(text, ref, names)
+        self._check_rows(ref, names)
 
     def _table(self, ref: TableRef, place: Place) -> str | None:
         """The query that a table becomes; None if it may stay."""
@@ -303,6 +308,27 @@ class Compiler:
         if node.args.get("only"):
             return (text.tokens[before].start, last[1]) if text.keyword(before) == "only" else None
         return first[0], last[1]
+
+    def _check_rows(self, ref: TableRef, names: Names) -> None:
+        """A subquery's row as a whole is an unnamed record, no row of the table's own type."""
+        for column, owner in names.rows:
+            if owner is ref and self._needs_type(column, ref.relation):
+                self.unsupported(
+                    f"the whole row of {ref.relation.qualified} as a value of its type"
+                )
+
+    def _needs_type(self, column: exp.Column, relation: Relation) -> bool:
+        around = column.parent
+        while isinstance(around, (exp.Paren, exp.Tuple)):
+            around = around.parent
+        if isinstance(around, (exp.Binary, exp.In)):
+            return any(literal.is_string for literal in around.find_all(exp.Literal))
+        called = (
+            self.catalog.functions_called(around.name) if isinstance(around, exp.Anonymous) else []
+        )
+        outer = any(join.side for join in column.root().find_all(exp.Join))
+        takes = any(relation.qualified in function.arguments for function in called)
+        return bool(called) and (outer or not takes)
 
     def _drop_schemas(self, text: Text, ref: TableRef, names: Names) -> None:
         """A subquery has no schema: `public.docs.id` becomes `docs.id`."""

@@ -145,6 +145,8 @@ class Proposed:
         names = [word(self._text.tokens[item[0]]) for item in self._items(left + 1, ())]
         if self._text.keyword(right) == "row":
             right += 1
+        if self._text.keyword(right + 1) in ("select", "with", "values", "table", "("):
+            return self._from_query(names, right)
         values = list(self._items(right + 1, ()))
         if len(names) != len(values) or self._text.tokens[right].token_type != TokenType.L_PAREN:
             self._compiler.unsupported("a row of assignments that is not understood")
@@ -152,6 +154,20 @@ class Proposed:
         return {
             name: self._value(name, item) for name, item in zip(names, values, strict=True)
         }  # fmt: skip
+
+    def _from_query(self, names: Sequence[str], opening: int) -> dict[str, str]:
+        """The values of `(a, b) = (select …)`."""
+        inside = list(self._text.level(opening + 1))
+        query = self._text.slice(
+            self._text.tokens[inside[0]].start, self._text.tokens[inside[-1]].end + 1
+        )
+        if self._is_volatile(query):
+            self._compiler.unsupported(f"a volatile value for {', '.join(names)} in this write")
+        columns = ", ".join(map(quoted, names))
+        return {
+            name: f"(select given.{quoted(name)} from ({query}) as given ({columns}))"
+            for name in names
+        }
 
     def listed(self, opening: int) -> list[list[int]]:
         """The items in brackets, each as the tokens at its own level."""
@@ -192,6 +208,10 @@ def conflict(write: Write, node: exp.Insert, first: int) -> None:
     clause = node.args["conflict"]
     updates = bool(clause.expressions)
     if not proposed.is_possible("INSERT", *(["UPDATE"] if updates else [])):
+        return
+    if write.ref.alias == "excluded":
+        # The preview's own words could not tell the table from the row that is proposed.
+        write.compiler.unsupported("ON CONFLICT that is not understood")
         return
     _judge_source(write, proposed, node, first)
     if not updates:

@@ -46,6 +46,7 @@ class Queries(ABC):
         bound: Columns of the tree, by identity, to the place that has them.
         aliases: Every name that something in a FROM has.
         with_schema: Columns that are written with the schema of their table.
+        rows: Where a table's row is read as a whole.
     """
 
     def __init__(self, catalog: Catalog, role: str, around: Sequence[Source]) -> None:
@@ -59,6 +60,7 @@ class Queries(ABC):
         self.bound: dict[int, TableRef] = {}
         self.aliases: set[str] = set()
         self.with_schema: list[tuple[exp.Column, TableRef]] = []
+        self.rows: list[tuple[exp.Column, TableRef]] = []
         self._around = Scope(sources=list(around))
         self._seen: set[int] = set()
 
@@ -360,6 +362,7 @@ class Queries(ABC):
             for source in row:
                 if source.ref is not None:
                     source.ref.reads_row = True
+                    self.rows.append((node, source.ref))
             self.own_row = self.own_row or level is self._around
             return True
         if name in level.outputs:
@@ -376,6 +379,7 @@ class Queries(ABC):
         if isinstance(node.this, exp.Star):
             if source.ref is not None:
                 source.ref.reads_row = True
+                self.rows.append((node, source.ref))
             self.own_row = self.own_row or level is self._around
             return
         if level is self._around:

@@ -256,6 +256,8 @@ class Queries:
             f"with recursive r(n) as (select 1 union select n + 1 from r, {table} where n < 3)"
             " select * from r",
             f"select id, generate_series(1, val) from {table} where val < 3",
+            f"select id from {table} as d where d in (select d from {table} as d where d.id > 2)",
+            f"select d.id, d.*::text from {table} as d where row(d.*) is not null",
         ])  # fmt: skip
 
     def write(self) -> str:
@@ -364,6 +366,9 @@ class Queries:
             "note = excluded.note", f"val = {name}.val + 1", "team = 1, note = 'z'",
             "owner = current_user", "owner = default", "owner = excluded.owner",
             f"team = (select max(team) from {self.table()})",
+            f"(team, note) = (select max(team), 'q' from {self.table()})",
+            f"(val, owner) = (select {name}.val, t.owner from {self.chance.choice(TABLES)} as t"
+            f" where t.id = {name}.id)",
         ])  # fmt: skip
 
     def merge(self) -> str:
@@ -402,7 +407,12 @@ class Queries:
 
     def _set_merge(self) -> str:
         return self.chance.choice(
-            ["team = s.team", "val = w.val + 1, note = 'm'", "owner = current_user, val = default"]
+            [
+                "team = s.team",
+                "val = w.val + 1, note = 'm'",
+                "owner = current_user, val = default",
+                "(team, val) = (select s.team, max(t.val) from docs as t)",
+            ]
         )
 
     def claims(self) -> tuple[Any, dict[str, str]]:
