@@ -32,6 +32,7 @@ declare
         'values_drawn_since', 'undo_condition', 'undone_query', 'rows_before', 'untouched_query',
         'mutations_between', 'changes_between', 'row_plan', 'row_before',
         'diff', 'variable_pattern', 'variable_parts', 'without_parts', 'is_same_moment', 'leaves',
+        'caller_role', 'policies_in_the_way',
         'pair_up', 'has_failed', 'made_values', 'placed_spans', 'request_facts'
     ];
     -- Whoever owns a table may have it recorded; these ask whether he does.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -121,6 +122,8 @@ def _about_cause(document: Document, cause: Mapping[str, Any]) -> list[Suggestio
     rule, state = cause.get("refused_by"), cause.get("sqlstate")
     if rule:
         found.append(Suggestion(_advice_for_rule(rule)))
+    elif state == "42501" and cause.get("role"):
+        found += _about_rights(document, cause)
     elif state in _BY_SQLSTATE:
         found.append(Suggestion(_BY_SQLSTATE[state], _COMMANDS_BY_SQLSTATE.get(state)))
     elif document.get("outcome") == "crashed" and "event loop was blocked" in str(
@@ -136,6 +139,23 @@ def _about_cause(document: Document, cause: Mapping[str, Any]) -> list[Suggestio
         command = f"flux trace {short_id(str(document['request_id']))} --slow 100ms"
         found.append(Suggestion("only its slow spans", command))
     return found
+
+
+_DENIED = re.compile(r"permission denied for (?:\w+ )*?(\w+) (\S+)$")
+
+
+def _about_rights(document: Document, cause: Mapping[str, Any]) -> list[Suggestion]:
+    """Postgres refused what the caller's role asked for."""
+    role, denied = clean(str(cause["role"])), _DENIED.search(str(cause.get("message")))
+    if denied is not None:
+        told = (
+            f"The role {role} has no such right on the {denied[1]} {clean(denied[2])}: if it "
+            "should have, grant it in a migration."
+        )
+    else:
+        told = f"The policies for the role {role} refuse this row, with the claims that it had."
+    command = f"flux explain --request {short_id(str(document['request_id']))}"
+    return [Suggestion(told), Suggestion("what the policies made of each statement", command)]
 
 
 def _about_job(document: Document) -> list[Suggestion]:

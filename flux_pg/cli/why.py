@@ -109,6 +109,12 @@ def changes_since(
     }
 
 
+def _policy(policy: dict[str, Any]) -> str:
+    kind = "" if policy["permissive"] else "restrictive, "
+    roles = ", ".join(policy["roles"])
+    return f"{policy['name']} on {policy['table']} ({kind}{policy['command']} to {roles})"
+
+
 class Page:
     """The sections of the answer; a section without content is left out."""
 
@@ -156,6 +162,8 @@ class Page:
         lines = self._wrapped(f"{clean(cause['type'])}: {cause['message']}".rstrip(": "), style.bad)
         facts = [
             ("rule", cause["refused_by"]),
+            ("role", cause.get("role")),
+            ("policies", "; ".join(map(_policy, cause.get("policies") or []))),
             ("SQLSTATE", cause["sqlstate"]),
             ("detail", cause["detail"]),
             ("hint", cause["hint"]),

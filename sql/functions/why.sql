@@ -70,6 +70,8 @@ begin
             'detail', nullif(v_execution.error ->> 'detail', ''),
             'hint', nullif(v_execution.error ->> 'hint', ''),
             'refused_by', v_execution.refused_by,
+            'role', flux.caller_role(p_request_id),
+            'policies', flux.policies_in_the_way(v_execution.error),
             'stack', v_execution.error -> 'stack'
         ) end,
         'location', case when v_place ->> 'file' is not null then json_build_object(

@@ -40,6 +40,29 @@ def run_flux(folder: Path, database: Database, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+async def test_why_names_the_role_and_what_refused_it(tmp_path: Path, database: Database) -> None:
+    async with open_desk(tmp_path, database, FUNCTIONS + FURTHER) as desk:
+        await desk.post("/note", make_token(ANA), body="mine")
+        denied = await desk.get("/notes")
+        refused = await desk.post("/meddle", make_token(ANA), id=1)
+    (tmp_path / "flux.toml").write_text(PROJECT)
+    told = run_flux(tmp_path, database, "why", denied.headers["x-request-id"])
+    assert (told["root_cause"]["role"], told["root_cause"]["policies"]) == ("anon", None)
+    told = run_flux(tmp_path, database, "why", refused.headers["x-request-id"])
+    assert told["root_cause"]["role"] == "authenticated"
+    (policy,) = told["root_cause"]["policies"]
+    assert (policy["name"], policy["table"], policy["command"]) == (
+        "own_notes", "public.notes", "ALL",
+    )  # fmt: skip
+    page = subprocess.run(
+        [sys.executable, "-m", "flux_pg", "why", refused.headers["x-request-id"]],
+        cwd=tmp_path, env={**os.environ, "DATABASE_URL": database.app}, check=True,
+        capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert "own_notes on public.notes (ALL to authenticated)" in page
+    assert "flux explain --request" in page
+
+
 async def test_explain_gives_policies_the_claims_of_the_request(
     tmp_path: Path, database: Database
 ) -> None:

@@ -15,7 +15,12 @@ import pytest
 from flux_pg.database import sql_files
 
 PINNED = "search_path=pg_catalog, pg_temp"
-GROUPS = {"v_runtime": "flux_runtime", "v_reader": "flux_reader", "v_public": "public"}
+GROUPS = {
+    "v_runtime": "flux_runtime",
+    "v_reader": "flux_reader",
+    "v_public": "public",
+    "v_caller": "flux_caller",
+}
 # Not in class ZF, on purpose: they say exactly what Postgres says when it refuses the same.
 FOREIGN_SQLSTATES = {"42501"}
 
@@ -79,8 +84,8 @@ def test_everything_that_people_see_has_a_comment(conn):
 
 
 def test_only_what_grants_names_can_be_called(conn):
-    """Asked with the rights of nobody, of the runtime and of a reader."""
-    for group in ("public", "flux_runtime", "flux_reader"):
+    """Asked with the rights of nobody, of the runtime, of a reader and of a caller's login."""
+    for group in ("public", "flux_runtime", "flux_reader", "flux_caller"):
         array = {role: name for name, role in GROUPS.items()}[group]
         grantee = "0" if group == "public" else f"'{group}'::regrole"
         callable_now = set(
