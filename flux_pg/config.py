@@ -75,6 +75,7 @@ class Settings:
     durability: str = "normal"
     record_value_limit_bytes: int = 1 << 20
     redact: tuple[str, ...] = ()
+    retention_s: float | None = None
     log_format: str = "text"
     auth_secret_variable: str | None = None
     auth_public_key: str | None = None
@@ -136,6 +137,7 @@ def _between(low: int, high: int) -> Callable[[Any], int]:
 
 
 _SIZES = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+_AGES = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -156,6 +158,14 @@ def _seconds(value: Any) -> float:
     if not 0 < seconds <= 86400:
         raise ValueError("must be longer than nothing and at most a day")
     return seconds
+
+
+def _age(value: Any) -> float:
+    """Read an age in seconds: a text such as `36h`, `30d` or `12w`; of a number nobody knows."""
+    matched = re.fullmatch(r"\s*(\d{1,5})\s*([hdw])\s*", str(value).lower())
+    if not matched or not int(matched[1]):
+        raise ValueError('must be an age such as "36h", "30d" or "12w"')
+    return int(matched[1]) * _AGES[matched[2]]
 
 
 def _cost(value: Any) -> float:
@@ -279,6 +289,8 @@ OPTIONS: tuple[Option, ...] = (
            "largest value that a span keeps whole"),
     Option("redact", "recording.redact", "FLUX_REDACT", _names,
            "further names whose values are redacted"),
+    Option("retention_s", "retention.executions", "FLUX_RETENTION", _age,
+           "age at which records and finished jobs are dropped, a week at a time"),
     Option("log_format", "log.format", "FLUX_LOG_FORMAT", _choice("text", "json"),
            "form of the log lines; `flux serve` writes json unless it is set"),
     Option("auth_secret_variable", "auth.secret_variable", "FLUX_AUTH_SECRET_VARIABLE", _variable,

@@ -161,6 +161,7 @@ create table flux.job_keys (
     job_id uuid not null,
     constraint job_keys_pkey primary key (function, idempotency_key)
 );
+create index job_keys_job on flux.job_keys (job_id);
 comment on table flux.job_keys is 'Idempotency keys: the same key again is the same job. Kept as long as the job.';
 comment on column flux.job_keys.function is 'Function of the job.';
 comment on column flux.job_keys.idempotency_key is 'The key.';

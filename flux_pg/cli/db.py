@@ -277,6 +277,16 @@ def psql(scope: Scope, arguments: tuple[str, ...]) -> None:
     click.get_current_context().exit(done.returncode)
 
 
+def _prune(database: Database, age: timedelta) -> list[dict[str, Any]]:
+    """Drop one partition a transaction: its log is locked for no longer than that takes."""
+    found: dict[str, dict[str, Any]] = {}
+    while True:
+        rows = database.execute("select * from flux.prune(%s::interval, 1)", (age,)).fetchall()
+        found |= {row["part"]: row for row in rows}
+        if not any(row["action"] == "dropped" for row in rows):
+            return list(found.values())
+
+
 @click.command(
     epilog=examples("flux prune --older-than 30d", "flux prune --older-than 12w --yes --json")
 )
@@ -296,7 +306,7 @@ def prune(scope: Scope, older_than: str, yes: bool) -> None:
     if not yes:
         ask(scope, f"drop every record older than {older_than}")
     with open_database(scope.settings, admin=True) as database:
-        rows = database.execute("select * from flux.prune(%s::interval)", (age,)).fetchall()
+        rows = _prune(database, age)
     left = [row for row in rows if row["action"].startswith("left")]
     if scope.as_json:
         scope.emit_json({"schema": "flux.prune/1", "parts": rows})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -181,7 +182,10 @@ def bring_up_to_date(
     with translate_errors(admin_url):
         with connect(admin_url) as database:
             # Before the migrations, so that the tables they make are treated right at once.
-            database.execute("select flux.apply_settings(%s, %s)", (schemas, list(settings.redact)))
+            age = None if settings.retention_s is None else timedelta(seconds=settings.retention_s)
+            database.execute(
+                "select flux.apply_settings(%s, %s, %s)", (schemas, list(settings.redact), age)
+            )
         directory = settings.project_dir / "migrations"
         applied = migrations.migrate_at(admin_url, directory, on_waiting)
         # Also without new settings: a table made where no event trigger could be installed.

@@ -51,6 +51,9 @@ PARTITION_CHECK_S = 3600.0
 SIGN_S = 30.0
 """How often new kinds of failures are made comparable (flux.similar)."""
 
+RETENTION_S = 60.0
+"""How often some of the records are dropped that are older than they are kept."""
+
 MAX_REPEATS = 100
 
 _DECLARE = "select flux.declare_functions(%s, %s)"
@@ -60,6 +63,7 @@ _DEFERRABLE = Statement("select exists (select from pg_catalog.pg_trigger where 
 _PARTITIONS = Statement("select flux.ensure_partitions()")
 _CLAIMS_KEY = Statement("select flux.claims_key()")
 _SIGN = Statement("select flux.sign_failures()")
+_RETENTION = Statement("select flux.keep_retention()")
 
 
 class Application:
@@ -123,9 +127,9 @@ class Application:
         return await self._refusals.refuse(refusal)
 
     async def keep_house(self) -> None:
-        """Store snapshots and sign failures while requests come in, make partitions ahead, watch
-        the database."""
-        checked = signed = trio.current_time()
+        """Store snapshots and sign failures while requests come in, make partitions ahead, drop old
+        ones, watch the database."""
+        checked = signed = pruned = trio.current_time()
         ran = False
         while True:
             ran = ran or self._ran_since_tick
@@ -140,6 +144,9 @@ class Application:
             if ran and self._ready and trio.current_time() - signed > SIGN_S:
                 signed, ran = trio.current_time(), False
                 await _works(self._pool, _SIGN)
+            if self._ready and trio.current_time() - pruned > RETENTION_S:
+                pruned = trio.current_time()
+                await _works(self._pool, _RETENTION)
             await trio.sleep(TICK_S)
 
     def _tell_caught(self, caught: Caught | None) -> None:

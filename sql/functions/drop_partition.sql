@@ -1,9 +1,9 @@
-create function flux.drop_partition(p_parent text, p_name text) returns boolean
+create function flux.drop_partition(p_parent text, p_name text, p_tries integer) returns boolean
 language plpgsql volatile parallel unsafe
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    for i in 1 .. 5 loop
+    for i in 1 .. p_tries loop
         begin
             if p_parent = 'mutation_log' then
                 perform flux.roll_up_owners(format('flux.%I', p_name)::regclass);
@@ -12,11 +12,13 @@ begin
             execute format('drop table flux.%I', p_name);
             return true;
         exception when lock_not_available then
-            perform pg_sleep(0.05 * i);
+            if i < p_tries then
+                perform pg_sleep(0.05 * i);
+            end if;
         end;
     end loop;
     return false;
 end
 $$;
-comment on function flux.drop_partition(text, text) is
-    'Drops one partition of the mutation log, keeping who owned what; false if its lock could not be had.';
+comment on function flux.drop_partition(text, text, integer) is
+    'Drops one partition of a log, keeping who owned what; false if its lock could not be had.';

@@ -141,6 +141,23 @@ def test_prune_drops_what_is_old_and_keeps_owners(flux: Flux, project: Path, con
     assert flux("state", "blame", "users", "1").code == 0
 
 
+def test_how_long_records_are_kept_is_the_owners_word(flux: Flux, project: Path, conn: Any) -> None:
+    def kept() -> list[Any]:
+        query = "select value #>> '{}' from flux.settings where name = 'retention'"
+        return [row[0] for row in conn.execute(query).fetchall()]
+
+    settings = (project / "flux.toml").read_text()
+    assert flux("db", "migrate").code == 0 and kept() == []
+    (project / "flux.toml").write_text(f'{settings}\n[retention]\nexecutions = "5w"\n')
+    assert flux("db", "migrate").code == 0 and kept() == ["35 days"]
+    for wrong in ('"soon"', "30", '"0d"', '"-3d"'):
+        (project / "flux.toml").write_text(f"{settings}\n[retention]\nexecutions = {wrong}\n")
+        refused = flux("db", "migrate")
+        assert refused.code == 2 and "36h" in refused.err and kept() == ["35 days"]
+    (project / "flux.toml").write_text(settings)
+    assert flux("db", "migrate").code == 0 and kept() == []
+
+
 def findings(flux: Flux) -> dict[str, list[dict[str, str]]]:
     told = flux("doctor", "--json")
     document = json.loads(told.out)
