@@ -7,7 +7,7 @@ declare
         'begin_request', 'ensure_partitions', 'record_request', 'continue_request', 'complete_request',
         'record_refusals', 'count_refusals', 'record_crashed', 'register_deployment',
         'collect_attempted', 'record_attempted', 'recorded_outcome', 'redaction_key', 'record_migration',
-        'sign_failures', 'tick_snapshot', 'find_writers',
+        'sign_failures', 'tick_snapshot', 'find_writers', 'keep_retention',
         -- Whoever may enqueue has functions run; who can do that records what they did.
         'declare_functions', 'enqueue', 'enqueue_many', 'claim_jobs', 'next_job_at', 'complete_job',
         'fail_job', 'cancel_attempt', 'job_crashed', 'extend_leases', 'release_jobs', 'cancel_job',
