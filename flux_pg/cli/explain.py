@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -221,8 +222,24 @@ def _finish(
             statement.plan_note = "no plan: a saved catalog is no database"
         if analyze and statement.plan is not None:
             statement.plan_note = "the statement was run, and rolled back"
+        if statement.error is not None and statement.error.get("sqlstate") == "42P01":
+            statement.error["hint"] = _meant(catalog, statement)
         if statement.error is None:
             statement.warnings += advice.warn(catalog, statement.preview, statement.plan)
+
+
+def _meant(catalog: Catalog, statement: Statement) -> str | None:
+    """The relation nearest to a name that does not exist; of columns Postgres says it itself."""
+    error = statement.error or {}
+    wanted = str(error.get("message", "")).partition('"')[2].partition('"')[0]
+    known = [
+        name
+        for relation in catalog.relations
+        if relation.schema != "flux"
+        for name in (relation.name, relation.qualified)
+    ]
+    close = get_close_matches(wanted, known, n=1)
+    return f'Did you mean "{close[0]}"?' if close else None
 
 
 def _show(

@@ -57,6 +57,8 @@ class Page:
         yield from self._section("ERROR")
         yield f"  {self._style.bad(str(found.error['message']))}"
         yield from (f"  {line}" for line in caret(found.sql, found.error))
+        if found.error.get("hint"):
+            yield f"  {self._style.dim(found.error['hint'])}"
 
     def _refusals(self, found: Statement) -> Iterator[str]:
         if found.preview.refused:

@@ -124,7 +124,9 @@ def _put_failure(statement: Statement, error: psycopg.Error, prefix: int) -> Non
         statement.preview.refused = statement.preview.refused or [message]
         statement.preview.sql = None
     elif (error.sqlstate or "")[:2] in ("42", "22", "0A"):
-        statement.error = {"message": message, "sqlstate": error.sqlstate}
+        statement.error = {
+            "message": message, "sqlstate": error.sqlstate, "hint": error.diag.message_hint,
+        }  # fmt: skip
         if error.diag.statement_position is not None:
             position = int(error.diag.statement_position) - 1 - prefix
             if statement.query_at is not None:

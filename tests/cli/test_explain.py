@@ -199,6 +199,13 @@ def test_a_syntax_error_is_shown_with_a_caret(flux: Flux, docs: psycopg.Connecti
     assert "statement 1 of 2" in result.out
 
 
+def test_a_name_that_is_not_there_comes_with_the_nearest(
+    flux: Flux, docs: psycopg.Connection[Any]
+) -> None:
+    assert 'Did you mean "docs"?' in flux("explain", "select * from dosc", "--as", ROLE).out
+    assert "docs.owner" in flux("explain", "select ownr from docs", "--as", ROLE).out
+
+
 def test_a_saved_catalog_works_without_a_database(
     flux: Flux, bare: Flux, docs: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
