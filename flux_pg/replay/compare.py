@@ -12,6 +12,7 @@ from flux_pg.analysis.diff_run import Run, is_gate
 from flux_pg.analysis.diff_values import Clock, Volatility, leaves, texts_in
 from flux_pg.analysis.text import read_json
 from flux_pg.records import SpanRecord
+from flux_pg.replay.called import whole_spans
 from flux_pg.replay.engine import ReplayResult
 from flux_pg.replay.source import RecordedRun
 from flux_pg.runtime.values import to_json
@@ -69,7 +70,7 @@ def is_repeated(recorded: RecordedRun, result: ReplayResult, mutations: Rows | N
         return False
     if mutations is not None and not _are_repeated(recorded, result, mutations):
         return False
-    return to_json(_steps(recorded.spans)) == to_json(_steps(result.spans))
+    return to_json(_steps(whole_spans(recorded))) == to_json(_steps(whole_spans(result)))
 
 
 def _steps(spans: Sequence[SpanRecord]) -> list[list[Any]]:
@@ -127,7 +128,7 @@ def _run(
         if isinstance(one, ReplayResult)
         else one.started_at_us,
         duration_us=one.duration_us,
-        spans=_plain(_with_all_fields(one.spans)),
+        spans=_plain(_with_all_fields(whole_spans(one))),
         mutations=None if mutations is None else list(mutations),
         incomplete_reason=None,
     )

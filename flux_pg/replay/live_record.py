@@ -25,9 +25,8 @@ from flux_pg.runtime.values import to_json
 _REGISTER = "select flux.register_deployment(%s, %s, %s, %s, %s, %s)"
 _RECORD = f"select flux.record_request({', '.join(['%s'] * 29)})"
 # Places in the arguments of flux.record_request.
-_REQUEST_ID, _PARENT, _JOB, _KIND, _DEPLOYMENT, _REPLAY_OF, _SNAPSHOT, _SPANS, _STRICT = (
-    0, 3, 5, 6, 21, 23, 24, 27, 28,
-)  # fmt: skip
+REQUEST_ID, CALLED_FROM, SPANS = 0, 4, 27
+_PARENT, _JOB, _KIND, _DEPLOYMENT, _REPLAY_OF, _SNAPSHOT, _STRICT = 3, 5, 6, 21, 23, 24, 28
 
 
 class ReplayResult(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -112,7 +111,7 @@ class LiveRecord:
 def _records_of(result: ReplayResult, recorded: RecordedRun) -> Iterator[list[str | None]]:
     """What a replay recorded, held to be no more than that."""
     known = _ids_of(recorded)
-    own = {record[_REQUEST_ID] for record in result.records}
+    own = {record[REQUEST_ID] for record in result.records}
     for record in result.records:
         values = list(record)
         # Of another database, or of no transaction at all.
@@ -121,8 +120,8 @@ def _records_of(result: ReplayResult, recorded: RecordedRun) -> Iterator[list[st
             values[_REPLAY_OF] = recorded.request_id
         if values[_PARENT] not in own:
             values[_PARENT] = None
-        if values[_REQUEST_ID] == result.replay_id and result.mutations:
-            values[_SPANS] = _with_summary(values[_SPANS], result.mutations)
+        if values[REQUEST_ID] == result.replay_id and result.mutations:
+            values[SPANS] = _with_summary(values[SPANS], result.mutations)
         yield values
 
 

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from flux_pg.records import ErrorRecord, SpanRecord
+from flux_pg.replay.compare import compare_replay
 from flux_pg.replay.record import Record, Trail
 from flux_pg.replay.source import RecordedRun
 from flux_pg.runtime.redaction import Redactor
@@ -290,6 +291,37 @@ async def test_what_a_called_function_called_is_in_the_record_of_a_replay(lab: L
                 replayed.result.replay_id,
             )
             assert row["runs"] == 4
+
+
+CALLS = """
+@define_function
+async def inner(ctx: Context, n: int) -> dict:
+    await ctx.db.query("select %s::int as n", [n])
+    return {}
+
+@define_function
+async def middle(ctx: Context, n: int) -> dict:
+    return await ctx.call("inner", {"n": n})
+
+@define_function
+async def outer(ctx: Context) -> dict:
+    await ctx.call("inner", {"n": 1})
+    return await ctx.call("middle", {"n": 2})
+"""
+
+
+@pytest.mark.parametrize("mode", ["recorded", "in-place"])
+async def test_what_a_called_function_does_otherwise_is_a_change(lab: Lab, mode: Any) -> None:
+    async with lab.recording(CALLS) as harness:
+        await harness.call("outer")
+    replayed = await lab.replay(harness.last, mode)
+    assert replayed.verdict == "same", str(replayed)
+    lab.rewrite(CALLS.replace("[n])", "[n + 1])"))
+    replayed = await lab.replay(harness.last, mode)
+    assert replayed.verdict == ("diverged" if mode == "recorded" else "changed")
+    compared = compare_replay(replayed.recorded, replayed.result)
+    steps = [path for path, *_ in compared.differences if "input" in path]
+    assert steps[0].startswith("function outer > call inner > function inner > db"), steps
 
 
 LIMITED = """
