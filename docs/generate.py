@@ -215,7 +215,8 @@ def _callers(row: dict[str, Any]) -> str:
 
 _SPECIAL = {"project_name": "name of the folder", "database_url": "the embedded Postgres",
             "admin_url": "`database.url`", "listen_url": "`database.url`",
-            "max_rows": "no limit", "max_cost": "no limit", "retention_s": "kept for ever"}  # fmt: skip
+            "max_rows": "no limit", "max_cost": "no limit",
+            "retention_s": "kept for ever"}  # fmt: skip
 
 
 def _default(option: Option, value: Any) -> str:
