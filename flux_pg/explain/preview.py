@@ -70,7 +70,7 @@ def parse(sql: str) -> exp.Expr:
     try:
         tree = sqlglot.parse_one(sql, dialect="postgres")
     except (TypeError, ValueError, AttributeError, LookupError) as error:
-        # The parser stumbles itself over some constructs, such as ROWS FROM with a column list.
+        # What the parser stumbles over it does not understand.
         raise SqlglotError(str(error)) from error
     if tree is None:
         raise SqlglotError("nothing to parse")

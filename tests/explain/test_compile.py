@@ -46,6 +46,7 @@ create policy rest on only_restrictive as restrictive using (id > 0);
 create policy called on by_function using (auth.is_uid(owner));
 create policy inner_alias on renamed
     using (exists (select 1 from plain as r where r.id = renamed.team));
+create function of_docs(docs) returns text language sql immutable as 'select $1.body';
 create table turned (id int primary key);
 alter table turned enable row level security;
 create policy turned on turned for delete using (exists (select from turned as t where t.id > 1));
@@ -161,6 +162,14 @@ def test_a_policy_may_look_at_its_own_table_where_no_other_subquery_follows(
         connection.execute(sql)
 
 
+def test_a_function_may_take_a_row_of_a_protected_table(
+    connection: psycopg.Connection[Any], catalog: Catalog
+) -> None:
+    preview = compiled(catalog, "select of_docs(d), of_docs(d.*) from docs as d")
+    assert preview.unsupported == []
+    assert connection.execute(str(preview.sql)).fetchall() == [("default", "default")]
+
+
 @pytest.mark.parametrize(
     ("sql", "reason"),
     [
@@ -200,6 +209,12 @@ def test_what_postgres_refuses_is_refused(
         ("select * into made from docs", "INTO"),
         ("select * from nowhere", "no relation nowhere"),
         ("update docs set body = 'x' where current of c", "not understood"),
+        ("select * from docs as d where d = '(1,a,b)'", "whole row of public.docs"),
+        ("select of_docs(d) from docs as d left join plain on true", "whole row of public.docs"),
+        (
+            "insert into docs as excluded values (1) on conflict (id) do update set id = 2",
+            "ON CONFLICT",
+        ),
     ],
 )
 def test_what_cannot_be_exact_is_named(catalog: Catalog, sql: str, reason: str) -> None:
