@@ -52,6 +52,8 @@ class Settings:
     project_dir: Path
     state_dir: Path
     project_name: str = ""
+    named_project: str = ""
+    """The project's name if somebody gave it one: that of a folder may be another's, too."""
     database_url: str | None = None
     admin_url: str | None = None
     listen_url: str | None = None
@@ -93,12 +95,6 @@ class Settings:
     dotenv: Mapping[str, str] = field(default_factory=dict)
     """Every variable of `.env`, for the functions' own environment."""
     origins: Mapping[str, Origin] = field(default_factory=dict, compare=False)
-
-    @property
-    def named_project(self) -> str:
-        """The project's name if somebody gave it one: that of a folder may be another's, too."""
-        origin = self.origins.get("project_name")
-        return "" if origin is None or origin.source == "default" else self.project_name
 
     @property
     def caller_logins(self) -> tuple[str, ...]:
@@ -381,10 +377,12 @@ def load_settings(
         values[option.name] = _parsed(option, raw, origins[option.name])
     if "database_url" not in values:
         _take_libpq_variables(values, origins, environ, dotenv)
-    values.setdefault("project_name", project_dir.name)
+    named_project = values.setdefault("project_name", "")
+    values["project_name"] = named_project or project_dir.name
     _check_auth(values, origins)
     return Settings(
         project_dir=project_dir,
+        named_project=named_project,
         state_dir=Path(flags.get("state_dir", project_dir / STATE_DIRECTORY)),
         dev=bool(flags.get("dev", False)),
         dotenv={name: value for name, (value, _) in dotenv.items()},

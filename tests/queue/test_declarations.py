@@ -10,6 +10,7 @@ from flux_pg.config import load_settings
 from flux_pg.errors import LoadError, UsageError
 from flux_pg.queue.declarations import collect_schedules, read_schedules
 from flux_pg.records import Schedule
+from flux_pg.runtime.control import decode_settings, encode_settings
 from flux_pg.runtime.registry import load_functions
 
 HEADER = "from datetime import datetime\nfrom flux_pg import Schedule, define_function\n\n"
@@ -190,4 +191,6 @@ payload = { days = "31" }
 def test_a_project_is_known_by_a_name_that_somebody_gave_it(tmp_path):
     assert load_settings(tmp_path, {}).named_project == ""
     (tmp_path / "flux.toml").write_text('[project]\nname = "shop"\n')
-    assert load_settings(tmp_path, {}).named_project == "shop"
+    settings = load_settings(tmp_path, {})
+    assert settings.named_project == settings.project_name == "shop"
+    assert decode_settings(encode_settings(settings)).named_project == "shop", "in a worker"
