@@ -14,15 +14,8 @@ from sqlglot import exp
 
 from flux_pg.explain.catalog import Catalog, Relation
 from flux_pg.explain.sources import (
-    UNSURE,
-    Scope,
-    Source,
-    TableRef,
-    column_of,
-    output_name,
-    rename,
-    star_of,
-)
+    UNSURE, Scope, Source, TableRef, column_of, output_name, rename, star_of,
+)  # fmt: skip
 from flux_pg.explain.text import name_of
 
 SYSTEM_COLUMNS = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax"})
@@ -360,10 +353,7 @@ class Queries(ABC):
         row = [source for source in level.sources if source.alias == name]
         if row:
             for source in row:
-                if source.ref is not None:
-                    source.ref.reads_row = True
-                    self.rows.append((node, source.ref))
-            self.own_row = self.own_row or level is self._around
+                self._whole(node, source, level)
             return True
         if name in level.outputs:
             return True
@@ -377,10 +367,7 @@ class Queries(ABC):
 
     def _read(self, node: exp.Column, source: Source, name: str, level: Scope) -> None:
         if isinstance(node.this, exp.Star):
-            if source.ref is not None:
-                source.ref.reads_row = True
-                self.rows.append((node, source.ref))
-            self.own_row = self.own_row or level is self._around
+            self._whole(node, source, level)
             return
         if level is self._around:
             self.own.append(node)
@@ -394,6 +381,12 @@ class Queries(ABC):
             source.ref.system.add(name)
         elif source.ref is not None and source.alias not in ("old", "new"):
             self._problem(f"{source.alias}.{name}: no such column is known")
+
+    def _whole(self, node: exp.Column, source: Source, level: Scope) -> None:
+        self.own_row = self.own_row or level is self._around
+        if source.ref is not None:
+            source.ref.reads_row = True
+            self.rows.append((node, source.ref))
 
     @staticmethod
     def _mark(source: Source, name: str) -> None:
