@@ -14,8 +14,15 @@ from sqlglot import exp
 
 from flux_pg.explain.catalog import Catalog, Relation
 from flux_pg.explain.sources import (
-    UNSURE, Scope, Source, TableRef, column_of, output_name, rename, star_of,
-)  # fmt: skip
+    UNSURE,
+    Scope,
+    Source,
+    TableRef,
+    column_of,
+    output_name,
+    rename,
+    star_of,
+)
 from flux_pg.explain.text import name_of
 
 SYSTEM_COLUMNS = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax"})
