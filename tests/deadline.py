@@ -71,10 +71,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
             server = getattr(value, "server", value)
             launcher = getattr(server, "launcher", None)
             if launcher is not None and launcher.log_path.exists():
-                lines = launcher.log_path.read_text(errors="replace").splitlines()[-LOG_LINES:]
+                lines = launcher.log_path.read_text(errors="replace").splitlines()
+                told = [line for line in lines if " LOG:  checkpoint " not in line][-LOG_LINES:]
                 title = f"end of {launcher.log_path}"
                 if title not in dict(report.sections):
-                    report.sections.append((title, "\n".join(lines)))
+                    report.sections.append((title, "\n".join(told)))
 
 
 def _limited(test: Callable[..., Awaitable[None]], cancel_at: float) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,6 +101,73 @@ async def test_an_allowed_host_is_asked(lab: Lab) -> None:
         assert replayed.result.response["number"] == 2, replayed
         assert len(outside.asked) == 2
         assert replayed.verdict == "changed"
+
+
+BLOCKING = """
+import requests
+import urllib.request
+
+@define_function
+def sends(ctx: Context, text: str) -> dict:
+    {call}
+"""
+REQUESTS = (
+    'answer = requests.post("http://{host}/", json={{"text": text}})\n'
+    '    return {{"status": answer.status_code, **answer.json()}}'
+)
+URLLIB = (
+    'asked = urllib.request.Request("http://{host}/", data=b\'{{"text": "hi"}}\')\n'
+    "    with urllib.request.urlopen(asked) as answer:\n"
+    "        return __import__('json').load(answer)"
+)
+
+
+@pytest.fixture
+def unbound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It binds the clock when it is imported: as in a worker, that is after the shims."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "requests"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.parametrize("call", [REQUESTS, URLLIB], ids=["requests", "urllib"])
+@pytest.mark.usefixtures("unbound")
+async def test_a_blocking_client_asks_an_allowed_host(lab: Lab, call: str) -> None:
+    with service() as outside:
+        code = BLOCKING.format(call=call.format(host=outside.host))
+        async with lab.recording(code) as harness:
+            await harness.call("sends", text="hi")
+        async with lab.child(allow_hosts=[outside.host]) as child:
+            recorded = lab.load(harness.last)
+            again = await child.replay(recorded)
+            once_more = await child.replay(recorded)
+        assert [again.outcome, once_more.outcome] == ["ok", "ok"], (again, bytes(lab.output))
+        assert again.egress == "enforced"
+        assert (again.response["number"], once_more.response["number"]) == (2, 3)
+        assert [asked == outside.asked[0] for asked in outside.asked] == [True] * 3
+
+
+@pytest.mark.usefixtures("unbound")
+async def test_a_blocking_client_on_the_loop_is_told_why_it_cannot(lab: Lab) -> None:
+    code = BLOCKING.replace("def sends", "async def sends")
+    with service() as outside:
+        code = code.format(call=REQUESTS.format(host=outside.host))
+        async with lab.recording(code) as harness:
+            await harness.call("sends", text="hi")
+        replayed = await lab.replay(harness.last, allow_hosts=[outside.host])
+        assert replayed.result.error is not None
+        assert "plain def" in replayed.result.error.message
+        assert len(outside.asked) == 1
+
+
+@pytest.mark.usefixtures("unbound")
+async def test_a_connection_that_failed_then_fails_again(lab: Lab) -> None:
+    with service() as outside:
+        host = outside.host
+    async with lab.recording(BLOCKING.format(call=REQUESTS.format(host=host))) as harness:
+        await harness.call("sends", text="hi")
+    replayed = await lab.replay(harness.last)
+    assert replayed.recorded.outcome == "error"
+    assert replayed.verdict == "same", str(replayed)
 
 
 async def over_http(harness: Harness, method: str, target: str, **options: Any) -> Any:

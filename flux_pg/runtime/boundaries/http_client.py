@@ -215,10 +215,11 @@ def _begin(connection: Any) -> Exchange | None:
         name, _, value = line.decode("latin-1").partition(":")
         headers.append((name, value.strip()))
     client = "urllib3" if type(connection).__module__.startswith("urllib3") else "http.client"
-    return Exchange(log, client, method, _full_url(connection, target), headers)
+    return Exchange(log, client, method, full_url(connection, target), headers)
 
 
-def _full_url(connection: Any, target: str) -> str:
+def full_url(connection: Any, target: str) -> str:
+    """What a connection asks for by a request line's target."""
     if "://" in target:  # through a proxy the whole URL stands in the request line
         return target
     host = connection._tunnel_host or connection.host

@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from .http_client import ConnectFailure, ServedSocket
+from .http_client import ConnectFailure, ServedSocket, full_url
 from .log import current_log, suspended
 from .patching import Patches, disguise
 from .serving import Serving
@@ -25,7 +25,7 @@ def _connect(original: Callable[[Any], None]) -> Callable[[Any], None]:
             original(self)
             return
         request = {"host": self.host, "port": self.port}
-        if isinstance(log.mode, Serving):
+        if isinstance(log.mode, Serving) and not log.mode.lets_out(full_url(self, "/")):
             entry = log.mode.upcoming(log)
             if entry is not None and entry.name == _CONNECT:
                 try:

@@ -102,6 +102,10 @@ class Serving:
         self._unused.pop(key, None)
         return ServingObservation(self, entry)
 
+    def lets_out(self, url: str) -> bool:
+        """Whether an exchange is not served, but made: with no host, unless a replay names it."""
+        return False
+
     def upcoming(self, place: BoundaryLog) -> Entry | None:
         """The entry that the next key at `place` would find, without asking for it."""
         return self._entries.get((place.span_path, place.task_path, place.calls))
