@@ -92,7 +92,8 @@ class Page:
         if listed:
             yield from self._section("WRITES")
         for write in listed:
-            yield f"  {self._style.accent(write['op'])} {write['table']}"
+            because = self._style.dim(f"  {write['because']}") if write["because"] else ""
+            yield f"  {self._style.accent(write['op'])} {write['table']}{because}"
             for trigger in write["triggers"]:
                 yield (
                     f"    fires {trigger['name']}: {trigger['function']}()"

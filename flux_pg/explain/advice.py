@@ -15,7 +15,6 @@ from flux_pg.explain.catalog import Catalog, Relation
 from flux_pg.explain.indexes import Proposal, Term, Trial, order_of, propose, serving, terms_of
 from flux_pg.explain.policies import Applied
 from flux_pg.explain.preview import Preview
-from flux_pg.explain.sources import TableRef
 from flux_pg.explain.text import name_of, quoted
 
 MANY_ROWS = 10_000
@@ -261,11 +260,3 @@ def as_document(advice: Advice) -> dict[str, Any]:
             "size_bytes": trial.size_bytes, "note": trial.note or None,
         }  # fmt: skip
     return document
-
-
-def touched(ref: TableRef) -> list[str]:
-    """What a write does to a table: INSERT, UPDATE, DELETE."""
-    kinds = (
-        ("INSERT", ref.inserts is not None), ("UPDATE", bool(ref.updates)), ("DELETE", ref.deletes),
-    )  # fmt: skip
-    return [name for name, done in kinds if done]

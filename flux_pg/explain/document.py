@@ -9,14 +9,14 @@ from typing import Any
 from sqlglot.errors import SqlglotError
 
 from flux_pg.explain import advice, commands
-from flux_pg.explain.catalog import Catalog, Relation
+from flux_pg.explain.catalog import Catalog
+from flux_pg.explain.effects import Effect, effects_of, referring, truncated
 from flux_pg.explain.plan import Node
 from flux_pg.explain.policies import Applied
 from flux_pg.explain.preview import Preview, compile_statement
 from flux_pg.explain.rights import has_grant
 from flux_pg.explain.session import Session
 from flux_pg.explain.text import Text, word
-from flux_pg.explain.triggers import triggers_of
 
 SCHEMA = "flux.explain/1"
 
@@ -39,7 +39,7 @@ class Statement:
     plan: Node | None = None
     plan_note: str = ""
     warnings: list[advice.Advice] = field(default_factory=list)
-    truncates: Sequence[Relation] = ()
+    effects: Sequence[Effect] = ()
     query: str | None = None
     query_at: int | None = 0
 
@@ -58,6 +58,13 @@ def examine(catalog: Catalog, session: Session, sql: str, words: Sequence[str]) 
         sql: One statement, without a semicolon.
         words: Its first words, in lower case.
     """
+    found = _examine(catalog, session, sql, words)
+    if found.preview.names is not None:
+        found.effects = effects_of(catalog, found.preview.names.refs)
+    return found
+
+
+def _examine(catalog: Catalog, session: Session, sql: str, words: Sequence[str]) -> Statement:
     kind = words[0] if words else ("select" if sql.lstrip().startswith("(") else "")
     if kind in commands.PLANNED:
         return Statement(sql, compile_statement(catalog, session, sql), kind)
@@ -115,8 +122,8 @@ def _around(
 
 
 def _truncate(catalog: Catalog, session: Session, found: Statement) -> None:
-    relations = []
-    for schema, name in _truncated(Text(found.sql)):
+    text, relations = Text(found.sql), []
+    for schema, name in _truncated(text):
         relation = catalog.find(schema, name, session.role)
         if relation is None:
             found.preview.unsupported.append(f"there is no relation {name} in the catalog")
@@ -126,7 +133,16 @@ def _truncate(catalog: Catalog, session: Session, found: Statement) -> None:
             found.preview.refused.append(
                 f"permission denied for table {relation.qualified}: {session.role} lacks TRUNCATE"
             )
-    found.truncates = relations
+    cascade = "cascade" in map(text.keyword, range(len(text.tokens)))
+    found.effects = truncated(catalog, relations, cascade=cascade)
+    emptied = {effect.relation.qualified for effect in found.effects}
+    for relation in relations:
+        for child, key in referring(catalog, relation):
+            if child.qualified not in emptied:
+                found.preview.refused.append(
+                    "cannot truncate a table referenced in a foreign key constraint:"
+                    f" {child.qualified} refers to {relation.qualified} by {key.name}"
+                )
     found.warnings.append(
         advice.Advice(
             "truncate",
@@ -206,18 +222,14 @@ def columns(found: Statement) -> dict[str, list[str]]:
 
 
 def writes(found: Statement) -> list[dict[str, Any]]:
-    """The tables that the statement changes, and the triggers that fire."""
-    listed = []
-    for ref in found.preview.names.refs if found.preview.names is not None else []:
-        for operation in advice.touched(ref):
-            fired = [t for t in triggers_of(ref.relation, ref) if operation in t.events]
-            listed.append(
-                {"table": ref.relation.qualified, "op": operation, "triggers": _shown(fired)}
-            )
-    for relation in found.truncates:
-        fired = [trigger for trigger in relation.triggers if "TRUNCATE" in trigger.events]
-        listed.append({"table": relation.qualified, "op": "TRUNCATE", "triggers": _shown(fired)})
-    return listed
+    """The tables that the statement changes, also through foreign keys, and what fires."""
+    return [
+        {
+            "table": effect.relation.qualified, "op": effect.operation,
+            "triggers": _shown(effect.triggers), "because": effect.because or None,
+        }
+        for effect in found.effects
+    ]  # fmt: skip
 
 
 def _shown(triggers: Sequence[Any]) -> list[dict[str, str]]:

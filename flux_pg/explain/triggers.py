@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 from flux_pg.explain.catalog import Catalog, Relation, Trigger
 from flux_pg.explain.sources import TableRef
 
 
 def triggers_of(relation: Relation, ref: TableRef) -> list[Trigger]:
     """The triggers that a write fires."""
-    events = set()
-    if ref.inserts is not None:
-        events.add("INSERT")
-    if ref.updates:
-        events.add("UPDATE")
-    if ref.deletes:
-        events.add("DELETE")
+    done = {
+        "INSERT": ref.inserts is not None, "UPDATE": bool(ref.updates), "DELETE": ref.deletes,
+    }  # fmt: skip
+    every = [
+        trigger
+        for operation, is_done in done.items()
+        if is_done
+        for trigger in fired(relation, operation, ref.updates)
+    ]
+    return list(dict.fromkeys(every))
+
+
+def fired(relation: Relation, operation: str, columns: AbstractSet[str]) -> list[Trigger]:
+    """The triggers that one operation fires; `columns` are those that an UPDATE sets."""
     return [
         trigger
         for trigger in relation.triggers
-        if (events & set(trigger.events)) - {"UPDATE"}
-        or (
-            "UPDATE" in events & set(trigger.events)
-            and (not trigger.columns or set(trigger.columns) & ref.updates)
-        )
+        if operation in trigger.events
+        and (operation != "UPDATE" or not trigger.columns or set(trigger.columns) & columns)
     ]
 
 
