@@ -32,7 +32,7 @@ _LEFT_OUT = re.compile(
     r"^\d+; \d+ \d+ (?:EVENT TRIGGER |SERVER |USER MAPPING |FOREIGN DATA WRAPPER |PUBLICATION |"
     r"SUBSCRIPTION |DATABASE |EXTENSION - flux |COMMENT - EXTENSION flux )"
 )
-_FLUX_TRIGGER = re.compile(r"^\d+; \d+ \d+ TRIGGER .* flux_\w+ \S+$")
+_FLUX_TRIGGER = re.compile(r"^\d+; \d+ \d+ TRIGGER .* !?flux_\w+ \S+$")
 _ERROR = re.compile(r"could not execute query: ERROR:  (.+)")
 _HARMLESS = re.compile(r'^(schema|extension) "[^"]+" already exists')
 # Whatever belongs to a superuser, so that no function or view of the source runs as one here.
