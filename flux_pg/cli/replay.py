@@ -148,6 +148,9 @@ def tell_difference(one: dict[str, Any], width: int) -> list[str]:
         key = "" if cause["key"] is None else f" {', '.join(cause['key'])}"
         who = short_id(cause["request_id"]) if cause["request_id"] else cause["actor"]
         lines.append(fit(f"{cause['table']}{key} was changed by {who} while it ran", width))
+    if one["varies"] and one["verdict"] == "changed":
+        place = clean(one["varies"][0])
+        lines.append(fit(f"the same code has another value at each replay at {place}", width))
     # How it ended stands below; of the rest the first tells where to look.
     inner = [each for each in one["differences"] if not each["path"].startswith("request >")]
     if inner and one["verdict"] in ("changed", "interleaved"):

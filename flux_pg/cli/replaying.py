@@ -142,6 +142,7 @@ def _describe(one: Replayed) -> dict[str, Any]:
         "verdict": one.verdict,
         "first_divergence": result.first_divergence,
         "interleaved_with": one.cause,
+        "varies": sorted(one.varies),
         "differences": [
             {"path": path, "recorded": then, "now": now}
             for path, then, now in one.comparison.differences[:MAX_DIFFERENCES]

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from flux_pg.analysis.diff import learn
 from flux_pg.analysis.diff_document import Comparison, compare_runs
 from flux_pg.analysis.diff_run import Run, is_gate
 from flux_pg.analysis.diff_values import Clock, Volatility, leaves, texts_in
@@ -49,6 +50,16 @@ def compare_replay(
         diverged=diverged,
         interleaved=interleaved,
     )
+
+
+def learn_varying(
+    recorded: RecordedRun, first: ReplayResult, second: ReplayResult
+) -> frozenset[str]:
+    """The places at which two replays of a request on one code and one state differ."""
+    places, _ = learn([
+        (_run(first, first.mutations, recorded), _run(second, second.mutations, recorded))
+    ])  # fmt: skip
+    return places
 
 
 def is_repeated(recorded: RecordedRun, result: ReplayResult, mutations: Rows | None) -> bool:

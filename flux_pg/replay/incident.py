@@ -36,7 +36,7 @@ from flux_pg.replay.incident_order import earliest, in_commit_order
 from flux_pg.replay.incident_plan import Step, plan_chained, plan_isolated
 from flux_pg.replay.incident_selection import Candidate
 from flux_pg.replay.incident_state import State
-from flux_pg.replay.judging import Judge, Loaded, Replayed, judge_alone
+from flux_pg.replay.judging import Again, Judge, Loaded, Replayed, judge_alone
 from flux_pg.replay.scratch import open_scratch, snapshot_before
 from flux_pg.replay.source import RecordedRun, load_changes, load_requests
 from flux_pg.replay.targets import Target
@@ -205,7 +205,19 @@ class Incident:
                 if _is_gone(result):
                     children.give_up(child)
         self.target.explain(result, run)
-        replayed = await self._judge(loaded, result)
+
+        async def again() -> ReplayResult:
+            nonlocal child
+            assert self.state is not None
+            await self.state.take_back(result)
+            child, second = await self._run(loaded, following, children)
+            if _is_gone(second):
+                children.give_up(child)
+                await self._take_back_lost(run, child)
+            return second
+
+        replayed = await self._judge(loaded, result, again)
+        result = replayed.result
         if result.records:
             await written.put(child, (result, run))
         if self.state is not None and not self.chained:
@@ -237,12 +249,12 @@ class Incident:
         child = await children.get(loaded.candidate.hash_seed)
         return child, await child.replay(loaded.run, loaded.draws, following)
 
-    async def _judge(self, loaded: Loaded, result: ReplayResult) -> Replayed:
+    async def _judge(self, loaded: Loaded, result: ReplayResult, again: Again) -> Replayed:
         if self._judges is None:
             return judge_alone(loaded, result, with_rows=self.mode != "recorded")
-        replayed = await self._judges.judge(loaded, result, self._control)
+        replayed = await self._judges.judge(loaded, result, self._control, again)
         if replayed.verdict not in ("same", "interleaved"):
-            self._note_otherwise(loaded.own, result)
+            self._note_otherwise(loaded.own, replayed.result)
         return replayed
 
     def _note_otherwise(
@@ -256,7 +268,10 @@ class Incident:
     async def _control(self, loaded: Loaded) -> ReplayResult:
         """What the code does with the recorded answers."""
         child = await self._controls.get(loaded.candidate.hash_seed)
-        return await child.replay(loaded.run)
+        result = await child.replay(loaded.run)
+        if _is_gone(result):
+            self._controls.give_up(child)
+        return result
 
     def _own(self, candidate: Candidate) -> list[Change]:
         return [one for xid in candidate.xids for one in self._changes_of.get(xid, ())]

@@ -230,3 +230,42 @@ async def test_what_only_a_row_change_shows_is_laid_to_who_changed_the_row(
                      .replace("create function", "create or replace function")
                      .replace("new.amount", "new.amount * 2"))  # fmt: skip
     assert "changed" in [one.verdict for one in (await play(lab, pg18)).replays]
+
+
+DRAWN = """
+@define_function
+async def draw(ctx: Context, id: int) -> dict:
+    row = await ctx.db.fetch_one("select random() as r, n from counters where id = %s", [id])
+    await ctx.db.execute("insert into drawn (r) values (%s)", [row["r"]])
+    told = await ctx.db.fetch_one("insert into drawn (r) values (random()) returning made, r")
+    return {"r": row["r"], "n": row["n"], "made": told["made"]}
+
+@define_function
+async def toss(ctx: Context) -> dict:
+    row = await ctx.db.fetch_one("select floor(random() * 1000000)::int as n")
+    for number in range(1 + row["n"] % 1000):
+        ctx.log.info(str(number))
+    return {}
+"""
+DRAWN_TABLE = """
+create table drawn (
+    id int primary key generated always as identity, r float8,
+    made int not null default floor(random() * 1000000)
+);
+"""
+
+
+@pytest.mark.parametrize("chained", [True, False])
+async def test_what_the_database_draws_is_no_change(lab: Lab, pg18: Server, chained: bool) -> None:
+    async with lab.recording(DRAWN, schema=SCHEMA + DRAWN_TABLE) as harness:
+        for id in (1, 2):
+            await harness.call("draw", id=id)
+        await harness.call("toss")
+    *drawn, toss = (await play(lab, pg18, chained=chained)).replays
+    assert [one.verdict for one in drawn] == ["same", "same"]
+    assert all("function draw > output.made" in one.varies for one in drawn)
+    # What is done because of such a value is told apart, not excused.
+    assert toss.verdict == "changed"
+    assert any("select floor" in place for place in toss.varies), toss.varies
+    lab.rewrite(DRAWN.replace('"n": row["n"]', '"n": -1'))
+    assert {one.verdict for one in (await play(lab, pg18, chained=chained)).replays} == {"changed"}
