@@ -12,6 +12,7 @@ from sqlglot.errors import SqlglotError
 
 from flux_pg.explain import plan as plans
 from flux_pg.explain.catalog import Catalog, Relation
+from flux_pg.explain.effects import effects_of, referring
 from flux_pg.explain.indexes import Proposal, Term, Trial, order_of, propose, serving, terms_of
 from flux_pg.explain.policies import Applied
 from flux_pg.explain.preview import Preview
@@ -85,29 +86,25 @@ def _default_deny(preview: Preview) -> Iterator[Advice]:
 def _foreign_keys(catalog: Catalog, preview: Preview) -> Iterator[Advice]:
     """Deleting a row, or changing its key, looks for rows that refer to it, one table at a time."""
     refs = preview.names.refs if preview.names is not None else []
-    for ref in refs:
-        for child in catalog.relations:
-            for key in child.foreign_keys:
-                if (key.target_schema, key.target) != (ref.relation.schema, ref.relation.name):
-                    continue
-                rekeyed = bool(ref.updates & set(key.target_columns))
-                if not (ref.deletes or rekeyed) or (child.rows or 0) < MANY_ROWS:
-                    continue
-                verb = "deleted from" if ref.deletes else "given another key in"
-                message = (
-                    f"each row {verb} {ref.relation.qualified} is looked for in all"
-                    f" {child.rows:,} rows of {child.qualified} ({', '.join(key.columns)})"
-                )
-                # As Postgres itself looks for them.
-                name = f"{quoted(child.schema)}.{quoted(child.name)}"
-                where = " and ".join(
-                    f"{quoted(column)} = ${number}" for number, column in enumerate(key.columns, 1)
-                )
-                terms = [Term(quoted(column), "equal") for column in key.columns]
-                yield from _index(
-                    "foreign-key-without-index", message, child, propose(catalog, child, terms),
-                    probe=f"select 1 from {name} where {where}",
-                )  # fmt: skip
+    for effect in effects_of(catalog, refs):
+        for child, key in referring(catalog, effect.relation):
+            deleted = effect.operation == "DELETE"
+            if not (deleted or effect.columns & set(key.target_columns)):
+                continue
+            if (child.rows or 0) < MANY_ROWS:
+                continue
+            verb = "deleted from" if deleted else "given another key in"
+            message = (
+                f"each row {verb} {effect.relation.qualified} is looked for in all"
+                f" {child.rows:,} rows of {child.qualified} ({', '.join(key.columns)})"
+            )
+            columns = [quoted(column) for column in key.columns]
+            proposals = propose(catalog, child, [Term(column, "equal") for column in columns])
+            # As Postgres itself looks for them.
+            name = f"{quoted(child.schema)}.{quoted(child.name)}"
+            where = " and ".join(f"{column} = ${n}" for n, column in enumerate(columns, 1))
+            probe = f"select 1 from {name} where {where}"
+            yield from _index("foreign-key-without-index", message, child, proposals, probe)
 
 
 def _policy_indexes(catalog: Catalog, preview: Preview) -> Iterator[Advice]:
