@@ -30,7 +30,7 @@ FOR_PEOPLE = (
     "verify", "track", "untrack", "track_missing",
     "enqueue", "enqueue_many", "retry_job", "cancel_job", "queue_stats", "schedule",
     "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "prune", "begin_request",
-    "span_hex", "uuid_floor",
+    "claim", "claims", "try_claims", "span_hex", "uuid_floor",
 )  # fmt: skip
 """Functions that are a contract; every other one is internal and may change."""
 

@@ -15,8 +15,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
+from flux_pg.config_auth import (
+    caller_url,
+    check_auth,
+    read_algorithms,
+    read_roles,
+    read_variable,
+    read_web_address,
+)
 from flux_pg.config_files import TomlFile, read_dotenv
 from flux_pg.errors import UsageError
 
@@ -95,6 +101,14 @@ class Settings:
     dotenv: Mapping[str, str] = field(default_factory=dict)
     """Every variable of `.env`, for the functions' own environment."""
     origins: Mapping[str, Origin] = field(default_factory=dict, compare=False)
+
+    def caller_urls(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """The connection string of each role of callers; `environment` may name them."""
+        if not self.auth or self.database_url is None:
+            return {}
+        roles = self.auth_roles or {}
+        url = self.database_url
+        return {role: caller_url(url, role, login, environment) for role, login in roles.items()}
 
     @property
     def caller_logins(self) -> tuple[str, ...]:
@@ -189,48 +203,8 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _variable(value: Any) -> str:
-    if not re.fullmatch(r"[A-Za-z_]\w*", str(value)):
-        raise ValueError("must be the name of an environment variable, never the secret itself")
-    return str(value)
-
-
-def _web_address(value: Any) -> str:
-    if not re.match(r"https?://[^/\s]+", str(value)):
-        raise ValueError('must be an address such as "https://example.com/.well-known/jwks.json"')
-    return str(value)
-
-
-ALGORITHMS = ("HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
-              "ES256", "ES384", "ES512", "EdDSA")  # fmt: skip
-
-
-def _algorithms(value: Any) -> tuple[str, ...]:
-    names = _names(value)
-    if not names or not set(names) <= set(ALGORITHMS):
-        raise ValueError(f"must be a list of {', '.join(ALGORITHMS)}")
-    if len({name.startswith("HS") for name in names}) > 1:
-        raise ValueError("must not mix HS algorithms, of a secret, with those of public keys")
-    return names
-
-
 def _leeway(value: Any) -> float:
     return 0.0 if str(value).strip() in ("0", "0s") else _seconds(value)
-
-
-ROLES = {"anon": "anon", "authenticated": "authenticated"}
-"""Callers without a token, and with one that names no role: what their logins are called."""
-
-
-def _roles(value: Any) -> Mapping[str, str]:
-    if isinstance(value, str):  # FLUX_AUTH_ROLES=anon=web_anon,authenticated=web_user
-        value = dict(part.split("=", 1) for part in value.split(",") if "=" in part)
-    if not isinstance(value, Mapping) or not all(
-        re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", str(role)) and isinstance(login, str) and login
-        for role, login in value.items()
-    ):
-        raise ValueError('must be roles with their logins such as anon = "web_anon"')
-    return {**ROLES, **value}
 
 
 def _conninfo(value: Any) -> str:
@@ -289,13 +263,14 @@ OPTIONS: tuple[Option, ...] = (
            "age at which records and finished jobs are dropped, a week at a time"),
     Option("log_format", "log.format", "FLUX_LOG_FORMAT", _choice("text", "json"),
            "form of the log lines; `flux serve` writes json unless it is set"),
-    Option("auth_secret_variable", "auth.secret_variable", "FLUX_AUTH_SECRET_VARIABLE", _variable,
-           "environment variable that holds the secret of HS256 tokens"),
+    Option("auth_secret_variable", "auth.secret_variable", "FLUX_AUTH_SECRET_VARIABLE",
+           read_variable, "environment variable that holds the secret of HS256 tokens"),
     Option("auth_public_key", "auth.public_key", "FLUX_AUTH_PUBLIC_KEY", _text,
            "PEM file with the public key of tokens, relative to the project"),
-    Option("auth_jwks_url", "auth.jwks_url", "FLUX_AUTH_JWKS_URL", _web_address,
+    Option("auth_jwks_url", "auth.jwks_url", "FLUX_AUTH_JWKS_URL", read_web_address,
            "address of the public keys of tokens (JWKS)"),
-    Option("auth_algorithms", "auth.algorithms", "FLUX_AUTH_ALGORITHMS", _algorithms,
+    Option("auth_algorithms", "auth.algorithms", "FLUX_AUTH_ALGORITHMS",
+           lambda value: read_algorithms(_names(value)),
            "algorithms that tokens may be signed with: HS256 for a secret, else RS256 and ES256"),
     Option("auth_issuer", "auth.issuer", "FLUX_AUTH_ISSUER", _text,
            "what a token's `iss` has to be"),
@@ -307,11 +282,9 @@ OPTIONS: tuple[Option, ...] = (
            "claim that says the caller's role; without it a token is of `authenticated`"),
     Option("auth_service_role", "auth.service_role", "FLUX_AUTH_SERVICE_ROLE", _text,
            "what that claim says of the service, which may do what the runtime may"),
-    Option("auth_roles", "auth.roles", "FLUX_AUTH_ROLES", _roles,
+    Option("auth_roles", "auth.roles", "FLUX_AUTH_ROLES", read_roles,
            "logins of Postgres for the roles of callers, `anon` and `authenticated` among them"),
 )  # fmt: skip
-
-_AUTH_SOURCES = ("auth_secret_variable", "auth_public_key", "auth_jwks_url")
 
 # libpq's own variables count only if they say which server or database is meant: PGUSER or
 # PGPASSWORD alone are often left over in a shell and must not turn the embedded server off.
@@ -379,7 +352,8 @@ def load_settings(
         _take_libpq_variables(values, origins, environ, dotenv)
     named_project = values.setdefault("project_name", "")
     values["project_name"] = named_project or project_dir.name
-    _check_auth(values, origins)
+    if "auth" in toml.sections or any(name.startswith("auth_") for name in values):
+        values["auth"] = check_auth(values, {name: str(at) for name, at in origins.items()})
     return Settings(
         project_dir=project_dir,
         named_project=named_project,
@@ -426,40 +400,6 @@ def _parsed(option: Option, raw: Any, origin: Origin) -> Any:
         ) from None
 
 
-def _check_auth(values: dict[str, Any], origins: Mapping[str, Origin]) -> None:
-    """Callers are told apart once anything of [auth] is set; then it must be complete."""
-    given = [name for name in values if name.startswith("auth_")]
-    if not given:
-        return
-    sources = [name for name in given if name in _AUTH_SOURCES]
-    place = origins[(sources or given)[-1]].where
-    if len(sources) != 1:
-        raise UsageError(
-            f"{place}: [auth] needs one of secret_variable, public_key and jwks_url"
-            + (", not several" if sources else ""),
-            'Say how tokens are checked, such as secret_variable = "JWT_SECRET".',
-            code="bad-setting",
-        )
-    secret = sources == ["auth_secret_variable"]
-    algorithms = values.setdefault("auth_algorithms", ("HS256",) if secret else ("RS256", "ES256"))
-    if algorithms[0].startswith("HS") != secret:
-        # Else whoever knows the public key could sign with it as if it were a secret.
-        raise UsageError(
-            f"{origins['auth_algorithms'].where}: auth.algorithms {', '.join(algorithms)} do not "
-            f"go with auth.{sources[0].removeprefix('auth_')}",
-            "HS256 is for a secret; RS256, ES256 and their like are for public keys.",
-            code="bad-setting",
-        )
-    roles = values.setdefault("auth_roles", ROLES)
-    if values.get("auth_service_role", "service") in roles:
-        raise UsageError(
-            f"{place}: auth.roles gives the service a login",
-            "The service uses the login of DATABASE_URL; leave it out of auth.roles.",
-            code="bad-setting",
-        )
-    values["auth"] = True
-
-
 def _take_libpq_variables(
     values: dict[str, Any],
     origins: dict[str, Origin],
@@ -485,19 +425,6 @@ def _quoted(value: str) -> str:
     if re.fullmatch(r"[^\s'\\]+", value):
         return value
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def caller_url(settings: Settings, role: str, environment: Mapping[str, str]) -> str:
-    """Connection string of a caller's role: `ANON_DATABASE_URL` for `anon`; without one, that of
-    the runtime with the role's login and no password."""
-    variable = f"{role.upper().replace('-', '_')}_DATABASE_URL"
-    given = environment.get(variable)
-    if given:
-        return _conninfo(given)
-    assert settings.database_url is not None
-    parameters: dict[str, Any] = conninfo_to_dict(settings.database_url)
-    parameters.pop("password", None)
-    return make_conninfo(**{**parameters, "user": (settings.auth_roles or {})[role]})
 
 
 def masked(value: str) -> str:

@@ -67,6 +67,8 @@ class TomlFile:
     text: str
     values: Mapping[str, Any]
     tables: Mapping[str, Mapping[str, Any]]
+    sections: Collection[str] = ()
+    """Names of the tables that it has, empty ones too."""
 
     @classmethod
     def read(cls, path: Path, known: Collection[str], tables: Collection[str] = ()) -> TomlFile:
@@ -103,7 +105,7 @@ class TomlFile:
                 values.update({f"{section}.{key}": value for key, value in content.items()})
             else:
                 values[section] = content
-        file = cls(path.name, text, values, own)
+        file = cls(path.name, text, values, own, frozenset(document))
         file._refuse_unknown(known)
         return file
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import psycopg
 
 from flux_pg.analysis.text import clean, duration, plural
 from flux_pg.cli.git import run_git
 from flux_pg.cli.session import Database
 from flux_pg.config import Settings
+from flux_pg.config_auth import url_variable
 
 Status = Literal["ok", "warning", "failure", "unknown"]
 OLDEST_MAJOR, NEWEST_MAJOR = 15, 18
@@ -333,6 +337,41 @@ def check_git(patient: Patient) -> Iterator[Finding]:
         yield Finding("git", "ok", f"commit {commit[:10]}, nothing uncommitted")
 
 
+def check_callers(patient: Patient) -> Iterator[Finding]:
+    """Where callers are told apart: can their logins do what they must, and nothing else?"""
+    from flux_pg.database.roles import CALLER_FACTS, CallerFacts
+
+    settings = replace(patient.settings, database_url=patient.database.info.dsn)
+    environment = {**settings.dotenv, **os.environ}
+    for role, url in settings.caller_urls(environment).items():
+        try:
+            with psycopg.connect(url, connect_timeout=10) as conn:
+                row = conn.execute(CALLER_FACTS.encode()).fetchone()
+        except psycopg.OperationalError as error:
+            told = " ".join(str(error).split())
+            login = (settings.auth_roles or {})[role]
+            yield Finding(
+                "callers", "failure", f"callers of role {role} cannot log in: {told}",
+                f"As a superuser: create role {login} login; grant flux_caller to {login}; and set "
+                f"{url_variable(role)} if it needs a password.",
+            )  # fmt: skip
+            continue
+        assert row is not None
+        facts = CallerFacts(*row)
+        problem = facts.problem()
+        if problem is not None:
+            yield Finding("callers", "failure", *problem)
+        elif facts.makes_temporary:
+            yield Finding(
+                "callers", "warning", f"{facts.login} may make temporary tables, which could stand "
+                "in the way of the real ones in later requests",
+                f"As the owner: revoke temporary on database {patient.database.info.dbname} from "
+                "public; and grant it to the login of DATABASE_URL.",
+            )  # fmt: skip
+        else:
+            yield Finding("callers", "ok", f"role {role} is the login {facts.login}")
+
+
 def check_disk(patient: Patient) -> Iterator[Finding]:
     """Is there room for the embedded database?"""
     if patient.settings.database_url is not None:
@@ -366,6 +405,7 @@ CHECKS: tuple[Check, ...] = (
     check_durability,
     check_log,
     check_partitions,
+    check_callers,
     check_git,
     check_disk,
 )

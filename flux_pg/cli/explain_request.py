@@ -52,9 +52,7 @@ def recorded_caller(
     """The Postgres role that a request ran as, and its claims; None where nobody was asked."""
     span = database.execute(
         "select f.attributes ->> 'role' as role,"
-        " coalesce(g.output, f.attributes -> 'identity') -> 'claims' as claims"
-        " from flux.spans as f left join flux.spans as g"
-        " on g.request_id = f.request_id and g.name = 'gateway.authenticate'"
+        " f.attributes -> 'identity' -> 'claims' as claims from flux.spans as f"
         " where f.request_id = flux.resolve_request(%s) and f.kind = 'function'"
         " order by f.start_us limit 1",
         (request,),

@@ -439,6 +439,8 @@ def prepare(
             admit_callers(server, conn, callers)
     with psycopg.connect(server.dsn(SUPERUSER, dbname), autocommit=True) as conn:
         roles.grant_application_rights(conn)
+        if callers:
+            roles.restrict_callers(conn, dbname)
         return schema.install(conn)
 
 

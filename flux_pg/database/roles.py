@@ -7,7 +7,8 @@ Neither is a superuser. The group roles come from sql/roles.sql.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -43,6 +44,76 @@ def ensure_callers(conn: psycopg.Connection, names: Iterable[str]) -> None:
         member = sql.SQL("grant {} to {}" + apart)
         conn.execute(member.format(sql.Identifier(name), sql.Identifier(ADMIN)))
     conn.execute(sql.SQL("alter role {} bypassrls").format(sql.Identifier(APP)))
+
+
+def restrict_callers(conn: psycopg.Connection, dbname: str) -> None:
+    """Keep callers from making temporary tables in a database; conn is a superuser's. Idempotent.
+
+    One would stay with its connection and stand in the way of the real table in the next request.
+    """
+    names = {"database": sql.Identifier(dbname), "admin": sql.Identifier(ADMIN),
+             "app": sql.Identifier(APP)}  # fmt: skip
+    for statement in (
+        "revoke temporary on database {database} from public",
+        "grant temporary on database {database} to {admin}, {app}",
+    ):
+        conn.execute(sql.SQL(statement).format(**names))
+
+
+CALLER_FACTS = """
+select r.rolname::text as login,
+    pg_catalog.pg_has_role(r.oid, 'flux_caller', 'usage') as is_caller,
+    array(
+        select t.rolname::text from pg_catalog.pg_roles as t
+        where pg_catalog.pg_has_role(r.oid, t.oid, 'member')
+            and (t.rolsuper or t.rolbypassrls or t.rolcreaterole
+                or t.rolname in ('flux_runtime', 'flux_reader', 'flux_owner'))
+        order by t.rolname
+    ) as powers,
+    array(
+        select c.oid::regclass::text from pg_catalog.pg_class as c
+        where c.relkind in ('r', 'p') and pg_catalog.pg_has_role(r.oid, c.relowner, 'member')
+        order by 1 limit 3
+    ) as owned,
+    pg_catalog.has_database_privilege(
+        r.oid, pg_catalog.current_database(), 'TEMPORARY'
+    ) as makes_temporary
+from pg_catalog.pg_roles as r
+where r.rolname = session_user
+"""
+"""What is known of the login that asks."""
+
+
+class CallerFacts(NamedTuple):
+    """A row of CALLER_FACTS."""
+
+    login: str
+    is_caller: bool
+    powers: Sequence[str]
+    owned: Sequence[str]
+    makes_temporary: bool
+
+    def problem(self) -> tuple[str, str] | None:
+        """Why this login must not be a caller's, and what mends it; None if it may be."""
+        name = sql.Identifier(self.login).as_string()
+        if self.powers:
+            return (
+                f"the login {self.login} may do what a caller must not: it is or may become "
+                f"{', '.join(self.powers)}",
+                "Give callers a login of their own, with no rights but those that migrations "
+                f"grant, such as: create role web_{self.login} login;",
+            )
+        if self.owned:
+            return (
+                f"the login {self.login} owns {', '.join(self.owned)}: policies are not for owners",
+                "Let another role own the tables: alter table ... owner to ...;",
+            )
+        if not self.is_caller:
+            return (
+                f"the login {self.login} is not in flux_caller",
+                f"As a superuser: grant flux_caller to {name};",
+            )
+        return None
 
 
 def ensure_database(conn: psycopg.Connection, name: str) -> bool:

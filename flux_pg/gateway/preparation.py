@@ -190,7 +190,8 @@ class Preparation:
     def _authenticate(self, route: Route) -> None:
         assert self._authenticator is not None
         self._identity = self._authenticator.identify(self._request, route.function)
-        self._spans[-1].output = self._identity.shown()
+        # The claims are said once, by the function's span: a called function has no other.
+        self._spans[-1].output = {"role": self._identity.role}
 
     def _validate(self, route: Route) -> dict[str, Any]:
         request = self._request

@@ -20,7 +20,7 @@ import psycopg
 import trio
 
 from flux_pg import __version__
-from flux_pg.config import Settings, caller_url
+from flux_pg.config import Settings
 from flux_pg.database.pipeline import Batch, FixedStatement, Statement, run_batch
 from flux_pg.database.pool import Pool
 from flux_pg.errors import FluxError
@@ -134,10 +134,7 @@ class Child:
         # What the environment names is the live database.
         in_place = self._start["mode"] == "in-place"
         environment = {**self._settings.dotenv, **os.environ} if in_place else {}
-        urls = {
-            role: caller_url(self._settings, role, environment)
-            for role in self._settings.auth_roles or {}
-        }
+        urls = self._settings.caller_urls(environment)
         async with pool.connection() as conn:
             key = await read_claims_key(conn)
         pools = {role: await self._fill_pool(url, CALLER_CONNECTIONS) for role, url in urls.items()}

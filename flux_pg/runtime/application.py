@@ -15,7 +15,7 @@ import trio
 from psycopg.types.json import JsonbDumper
 
 from .. import __version__
-from ..config import Settings, caller_url
+from ..config import Settings
 from ..database.connection import Connection
 from ..database.pipeline import Statement, run_batch
 from ..database.pool import Pool
@@ -274,10 +274,16 @@ async def open_callers(pool: Pool, settings: Settings, environment: Mapping[str,
     async with pool.connection() as conn:
         key = await read_claims_key(conn)
     pools = {
-        role: make_pool(settings, caller_url(settings, role, environment))
-        for role in settings.auth_roles or {}
+        role: make_pool(settings, url) for role, url in settings.caller_urls(environment).items()
     }
-    return Callers(key, pools)
+    callers = Callers(key, pools)
+    try:
+        await callers.check(settings.auth_roles or {})
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await callers.aclose()
+        raise
+    return callers
 
 
 async def read_claims_key(conn: Connection[Any]) -> bytes:

@@ -16,13 +16,22 @@ from hashlib import sha256
 from time import time
 from typing import Any, cast
 
-from ..database.pipeline import FixedQuery, FixedStatement, Sendable, Statement
+import psycopg
+
+from ..config_auth import url_variable
+from ..database.pipeline import FixedQuery, FixedStatement, Sendable, Statement, run_batch
 from ..database.pool import Pool
+from ..database.roles import CALLER_FACTS, CallerFacts
+from ..errors import FluxError, UsageError
 from ..records import FunctionSpec, Identity
 
 SERVICE = "service"
 """The caller that is trusted: it uses the login of the runtime itself."""
 
+CONNECT_S = 5.0
+"""How long the first connection of a login may take."""
+
+_FACTS = Statement(CALLER_FACTS)
 _SKEW_S = 300
 """How far the clocks of this machine and of the server may be apart."""
 
@@ -134,6 +143,31 @@ class Callers:
         if SERVICE in (identity.role, spec.role):
             return Caller(identity, self._signer, SERVICE), None
         return Caller(identity, self._signer, identity.role), self._pools[identity.role]
+
+    async def check(self, logins: Mapping[str, str]) -> None:
+        """See that each login can connect, and can do nothing that a caller must not.
+
+        Args:
+            logins: The login that each role should have, for whoever has to make it.
+
+        Raises:
+            UsageError: It is not so; what mends it.
+        """
+        for role, pool in self._pools.items():
+            try:
+                async with pool.connection(CONNECT_S) as conn:
+                    batch = (await run_batch(conn, [_FACTS])).check()
+            except (psycopg.Error, FluxError) as error:
+                told = str(error.__cause__ or error).strip().replace("\n", " ")
+                raise UsageError(
+                    f"callers of role {role} cannot log in: {told}",
+                    f"As a superuser: create role {logins[role]} login; grant flux_caller to "
+                    f"{logins[role]}; and set {url_variable(role)} if it needs a password.",
+                    code="caller-login",
+                ) from error
+            problem = CallerFacts(*batch[0].rows[0]).problem()
+            if problem is not None:
+                raise UsageError(*problem, code="caller-login")
 
     async def aclose(self) -> None:
         """Close the pools."""

@@ -274,9 +274,10 @@ class Executor:
         span.location = run_location(spec)
         identity = run.invocation.identity
         if identity is not None:
-            span.attributes = {"role": identity.role if spec.role == "caller" else SERVICE}
-            if run.invocation.kind == "call":  # no gateway says it of this request
-                span.attributes["identity"] = run.redact(identity.shown())
+            span.attributes = {
+                "role": identity.role if spec.role == "caller" else SERVICE,
+                "identity": run.redact(identity.shown()),
+            }
         if not run.invocation.gateway_spans and len(run.spans) == 1:
             span.span_id, span.parent_span_id = run.root_span_id, run.invocation.parent_span_id
         return span

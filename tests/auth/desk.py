@@ -14,7 +14,8 @@ import jwt
 import psycopg
 import trio
 
-from flux_pg.config import ROLES, Settings
+from flux_pg.config import Settings
+from flux_pg.config_auth import ROLES
 from flux_pg.database import embedded
 from flux_pg.gateway import Limits, Server
 from flux_pg.gateway.authentication import make_authenticator

@@ -41,10 +41,12 @@ async def test_the_record_says_who_asked_and_keeps_no_token(
         record = desk.execution(answer)
         assert record["principal"] == ANA
         spans = desk.spans(answer)
-        told = next(span for span in spans if span["name"] == "gateway.authenticate")
-        assert told["output"]["role"] == "authenticated"
-        assert told["output"]["claims"]["email"] == "ana@example.com"
-        assert told["output"]["claims"]["api_key"].startswith("redacted:")
+        gateway = next(span for span in spans if span["name"] == "gateway.authenticate")
+        assert gateway["output"] == {"role": "authenticated"}
+        told = next(span for span in spans if span["kind"] == "function")["attributes"]
+        assert told["role"] == told["identity"]["role"] == "authenticated"
+        assert told["identity"]["claims"]["email"] == "ana@example.com"
+        assert told["identity"]["claims"]["api_key"].startswith("redacted:")
         assert token not in str(spans) + str(record)
         (row,) = desk.harness.mutations(answer.headers["x-request-id"])
         assert row["session_user"] == "authenticated"

@@ -17,7 +17,8 @@ import trio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from flux_pg.config import ROLES, Settings
+from flux_pg.config import Settings
+from flux_pg.config_auth import ROLES
 from flux_pg.errors import UsageError
 from flux_pg.gateway import keys
 from flux_pg.gateway.authentication import Authenticator, make_authenticator
