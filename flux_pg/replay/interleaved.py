@@ -19,7 +19,9 @@ laid to others only where one of their rows or values shows.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from flux_pg.analysis.diff import Diff, SpanDiff, counts
@@ -32,6 +34,41 @@ from flux_pg.replay.incident_selection import Candidate
 from flux_pg.replay.source import RecordedRun
 
 _DEPENDS_ON_ROWS = re.compile(r"\b(select|update|delete|merge|conflict)\b", re.IGNORECASE)
+
+
+class Changes:
+    """Row changes of an incident's time, by whomever, found without a look at all of them.
+
+    Args:
+        changes: In their order.
+    """
+
+    def __init__(self, changes: Iterable[Change]) -> None:
+        self._by_xid = sorted(changes, key=lambda change: (change.xid, change.seq))
+        self._xids = [change.xid for change in self._by_xid]
+        # When the earliest of this one and of all with later transactions was made: it only grows.
+        moments = [change.at_us for change in reversed(self._by_xid)]
+        self._earliest = list(accumulate(moments, min))[::-1]
+
+    def of(self, xids: Iterable[int]) -> Iterator[Change]:
+        """Those of some transactions."""
+        for xid in xids:
+            yield from self._by_xid[bisect_left(self._xids, xid) : bisect_right(self._xids, xid)]
+
+    def meanwhile(self, candidate: Candidate, until_us: int) -> list[Change]:
+        """Others' that a request's snapshot does not see, made up to a moment; in their order."""
+        snapshot = read_snapshot(candidate.snapshot or "0:0:")
+        begin, end = (
+            bisect_left(self._xids, snapshot.xmin), bisect_right(self._earliest, until_us),
+        )  # fmt: skip
+        found = [
+            change
+            for change in self._by_xid[begin:end]
+            if change.xid not in candidate.xids
+            and change.at_us <= until_us
+            and not snapshot.sees(change.xid)
+        ]
+        return sorted(found, key=lambda change: change.seq)
 
 
 class Tainted:
@@ -67,7 +104,7 @@ def find_cause(
     candidate: Candidate,
     run: RecordedRun,
     diff: Diff,
-    changes: Sequence[Change],
+    changes: Changes,
     *,
     footprint: Callable[[Iterable[Mapping[str, Any]]], Footprint],
     tainted: Tainted,
@@ -79,7 +116,7 @@ def find_cause(
         candidate: The request.
         run: What was recorded of it.
         diff: How its replay differs.
-        changes: Row changes of the incident's time, by whomever, in their order.
+        changes: Those of the incident's time.
         footprint: What statements touch.
         tainted: Rows that replays before this one changed otherwise.
         chained: Whether the replay saw all that committed before the request did.
@@ -90,12 +127,11 @@ def find_cause(
     if entry is None:
         # It is inside a function that was called, or in what its own rows held before.
         touched = footprint(one for one in statements_of(run) if _depends_on_rows(one))
-        for change in changes:
-            if change.xid in candidate.xids:
-                touched.writes |= resources_of(change)
+        for change in changes.of(candidate.xids):
+            touched.writes |= resources_of(change)
         if tainted.touches(touched):
             return None
-        telling = _touching(_meanwhile(candidate, changes, candidate.ended_us), touched)
+        telling = _touching(changes.meanwhile(candidate, candidate.ended_us), touched)
         return _describe(telling, run.function)
     then, now = _sides(entry)
     asked = then["input"]
@@ -105,7 +141,7 @@ def find_cause(
     touched = footprint([asked])
     ended_us = run.started_at_us + start_of(then) + duration_of(then)
     until_us = candidate.ended_us if chained else ended_us
-    found = _touching(_meanwhile(candidate, changes, until_us), touched)
+    found = _touching(changes.meanwhile(candidate, until_us), touched)
     shown = [one for one in found if _shows(one, then, now)]
     cells = set(_cells(entry.leaves))
     if cells and cells <= _values(shown):
@@ -162,15 +198,6 @@ def _describe(telling: Sequence[Change], path: str | None) -> dict[str, Any] | N
         "request_id": cause.request_id,
         "actor": cause.actor,
     }
-
-
-def _meanwhile(candidate: Candidate, changes: Iterable[Change], until_us: int) -> Iterator[Change]:
-    snapshot = read_snapshot(candidate.snapshot or "0:0:")
-    for change in changes:
-        if change.xid in candidate.xids or change.at_us > until_us:
-            continue
-        if not snapshot.sees(change.xid):
-            yield change
 
 
 def _rows(span: Mapping[str, Any]) -> list[list[str | None]]:

@@ -11,6 +11,7 @@ from flux_pg.replay.incident_changes import Change
 from flux_pg.replay.incident_order import in_commit_order, read_snapshot
 from flux_pg.replay.incident_plan import plan_chained, plan_isolated
 from flux_pg.replay.incident_selection import Candidate
+from flux_pg.replay.interleaved import Changes
 
 
 def request(
@@ -119,3 +120,28 @@ def _conflict(one: Any, two: Any) -> bool:
     pairs = [(a, b) for a in one[1] for b in two[0] | two[1]]
     pairs += [(a, b) for a in one[0] for b in two[1]]
     return any(a[0] == b[0] and (a[1] == b[1] or None in (a[1], b[1])) for a, b in pairs)
+
+
+def test_what_was_committed_meanwhile_is_found_as_by_looking_at_everything() -> None:
+    dice = random.Random(7)
+    for _ in range(200):
+        changes = [
+            change(seq, dice.randrange(1, 40), "1")._replace(at_us=seq + dice.randrange(10))
+            for seq in range(dice.randrange(40))
+        ]
+        xmin = dice.randrange(1, 40)
+        xmax = dice.randrange(xmin, 41)
+        running = {dice.randrange(xmin, xmax) for _ in range(3)} if xmin < xmax else set()
+        text = f"{xmin}:{xmax}:{','.join(map(str, sorted(running)))}"
+        one = request("r", snapshot=text, xid=dice.randrange(1, 40), end=50)
+        until_us = dice.randrange(50)
+        snapshot = read_snapshot(text)
+        known = Changes(changes)
+        assert known.meanwhile(one, until_us) == [
+            other
+            for other in changes
+            if other.xid not in one.xids
+            and other.at_us <= until_us
+            and not snapshot.sees(other.xid)
+        ]
+        assert list(known.of(one.xids)) == [other for other in changes if other.xid in one.xids]
