@@ -124,7 +124,12 @@ class Trials:
                 with self._database.transaction(force_rollback=True):
                     self._known[key] = self._in_transaction(proposal, sql, probe)
             except (NotPlanned, psycopg.Error) as error:
-                self._known[key] = Trial(proposal, note=str(error).splitlines()[0])
+                note = str(error).splitlines()[0]
+                if "set role" in note:
+                    note += (
+                        f"; try again after: grant {self._session.role} to {self._session.login}"
+                    )
+                self._known[key] = Trial(proposal, note=note)
         return self._known[key]
 
     def _in_transaction(self, proposal: Proposal, sql: str, probe: str | None) -> Trial:

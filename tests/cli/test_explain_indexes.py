@@ -190,6 +190,13 @@ def test_an_index_that_is_not_valid_is_to_be_rebuilt(
     assert warning["remedy"] == "reindex index concurrently public.broken"
 
 
+def test_an_owner_who_may_not_become_the_role_is_told_what_to_do(
+    bare: Flux, big: psycopg.Connection[Any]
+) -> None:
+    page = bare("explain", "select * from big where kind = 7", "--verify-indexes").out
+    assert "try again after: grant flux_app to flux_admin" in page
+
+
 def test_a_trial_does_not_wait_for_writers_long(
     bare: Flux, big: psycopg.Connection[Any], filled: Database
 ) -> None:
