@@ -221,6 +221,23 @@ def check_file(
         _refuse(found, f"{what}: {session.role} is not in {needed}")
 
 
+def check_schema(catalog: Catalog, session: Session, sql: str, found: Preview) -> None:
+    """Note if a role may not create what CREATE … AS names in its schema."""
+    text = after_first_word(sql)
+    at = next(n for n in text.level(0) if text.keyword(n) in ("table", "view"))
+    if any(text.keyword(n) in ("temp", "temporary") for n in range(at)):
+        return
+    if text.keyword(at + 1) == "if":
+        at += 3
+    if text.keyword(at + 2) == ".":
+        schema = word(text.tokens[at + 1])
+    else:
+        schema = next((name for name in catalog.path(session.role) if name != "pg_catalog"), "")
+    known = next((each for each in catalog.namespaces if each.name == schema), None)
+    if known is not None and not has_grant(catalog, session.role, known.grants, "CREATE"):
+        _refuse(found, f"permission denied for schema {schema}: {session.role} lacks CREATE")
+
+
 # CALL
 
 

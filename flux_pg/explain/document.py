@@ -114,6 +114,8 @@ def _around(
         found.preview.sql = sql[: inner.start] + found.preview.sql + sql[inner.end :]
     if kind == "prepare":
         found.plan_note = "EXECUTE has it planned, with its values"
+    elif kind == "create":
+        commands.check_schema(catalog, session, sql, found.preview)
     elif kind == "copy":
         text = commands.after_first_word(sql)
         after = next(n for n, token in enumerate(text.tokens) if token.start >= inner.end) + 1

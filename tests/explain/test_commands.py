@@ -34,6 +34,8 @@ alter table kept enable row level security;
 create policy mine on kept using (owner = current_user);
 insert into kept values (1, '{ROLE}'), (2, 'other');
 insert into open values (1, 'a'), (2, 'b');
+create schema closed;
+grant create on schema public to {ROLE};
 grant all on all tables in schema public to {ROLE};
 revoke all on hidden from {ROLE};
 grant select (id), insert (id) on hidden to {ROLE};
@@ -169,3 +171,20 @@ def test_a_procedure_that_may_not_be_called_is_refused(catalog: Catalog) -> None
     assert look(catalog, "call own()").preview.refused == [
         "permission denied for procedure public.own"
     ]
+
+
+@pytest.mark.parametrize("table", ["closed.t", "if not exists closed.t", "public.t"])
+def test_a_table_is_made_only_where_the_role_may(
+    connection: psycopg.Connection[Any], catalog: Catalog, table: str
+) -> None:
+    sql = f"create table {table} as select id from kept"
+    refused = look(catalog, sql).preview.refused
+    assert bool(refused) == ("closed" in table)
+    with connection.transaction(force_rollback=True):
+        connection.execute(f"set local role {ROLE}")
+        try:
+            connection.execute(sql)
+        except psycopg.errors.InsufficientPrivilege:
+            assert refused == [f"permission denied for schema closed: {ROLE} lacks CREATE"]
+        else:
+            assert refused == []
