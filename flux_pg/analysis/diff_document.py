@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from flux_pg.analysis.changes import key_text
 from flux_pg.analysis.diff import Diff, Explained, RowDiff, SpanDiff, Verdict, compare, counts
 from flux_pg.analysis.diff_run import Run
 from flux_pg.analysis.diff_values import MISSING, Leaf
@@ -180,7 +181,7 @@ def differences(diff: Diff) -> list[tuple[str, Any, Any]]:
             continue
         first = row.pair.a or row.pair.b
         assert first is not None
-        name = f"{first['schema']}.{first['table']} {first['op']} {first['pk']}"
+        name = f"{first['schema']}.{first['table']} {first['op']} {key_text(first['pk'])}".rstrip()
         found += [(f"{name} {x.place}", _shown(x.a), _shown(x.b)) for x in row.leaves] or [
             (name, row.pair.a, row.pair.b)
         ]

@@ -305,8 +305,10 @@ def test_rows_with_other_keys_that_were_given_are_other_rows() -> None:
         spans = [run.spans[0], {**step, "input": {"sql": "insert", "params": [key, "amber"]}}]
         return replace(run, spans=spans, mutations=[insert(key, step, word="amber")])
 
-    rows = compare(ordered(one, 41), ordered(repeat(rng, one), 42)).rows
-    assert sorted(row.change for row in rows) == ["only_a", "only_b"]
+    diff = compare(ordered(one, 41), ordered(repeat(rng, one), 42))
+    assert sorted(row.change for row in diff.rows) == ["only_a", "only_b"]
+    places = [where for where, _, _ in differences(diff) if "INSERT" in where]
+    assert sorted(place.split()[-1] for place in places) == ["41", "42"], places
 
 
 def test_places_that_differ_between_two_runs_of_one_code_are_learned() -> None:
