@@ -171,7 +171,10 @@ def _request(run: RecordedRun, fixture: Fixture) -> Made:
         "ended_at": _iso(run.started_at_us + (run.duration_us or 0)),
     }
     optional = {
-        "principal": run.principal, "job_id": run.job_id,
+        "principal": run.principal,
+        "role": run.identity.role if run.identity else None,
+        "claims": run.identity.claims if run.identity else None,
+        "job_id": run.job_id,
         "attempt": run.attempt if run.attempt != 1 else None, "max_attempts": run.max_attempts,
         "hash_seed": run.hash_seed if run.hash_seed != "random" else None,
     }  # fmt: skip

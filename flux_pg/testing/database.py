@@ -60,6 +60,8 @@ class ScratchHost:
         had = tuple((file.name, file.checksum) for file in migrations.read_migrations(folder))
         key = (had, settings.tracked_schemas, settings.redact)
         if key not in self._bases:
+            with _alone(self._embedded.home / "tests.lock"):
+                self.scratch.admit_callers(settings.caller_logins)  # migrations grant to them
             name = self.scratch.create(self.scratch.blank(), roles.ADMIN)
             try:
                 self._make(name, settings, folder)

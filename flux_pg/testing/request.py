@@ -21,7 +21,7 @@ import trio
 
 from flux_pg.config import Settings, find_project, load_settings
 from flux_pg.errors import FluxError, UsageError
-from flux_pg.records import ErrorRecord, SpanRecord
+from flux_pg.records import ErrorRecord, Identity, SpanRecord
 from flux_pg.replay.engine import LiveRecord, ReplayResult, open_child
 from flux_pg.replay.source import RecordedRun
 from flux_pg.testing.database import Rows, open_database
@@ -153,6 +153,7 @@ class Recorded:
         request_id: What `ctx.request_id` says.
         started_at, ended_at: When it began and ended (ISO 8601).
         principal: Who asked.
+        role, claims: As whom, and what the token said; None where nobody was asked.
         job_id, attempt, max_attempts: Of a job.
         hash_seed: PYTHONHASHSEED of the process, if it was fixed.
     """
@@ -176,6 +177,8 @@ class Recorded:
     started_at: str = _EPOCH
     ended_at: str | None = None
     principal: str | None = None
+    role: str | None = None
+    claims: Mapping[str, Any] = field(default_factory=dict)
     job_id: str | None = None
     attempt: int = 1
     max_attempts: int | None = None
@@ -220,6 +223,7 @@ class Recorded:
             path=self.path,
             input=conceal(self.input),
             principal=self.principal,
+            identity=Identity(role=self.role, claims=conceal(self.claims)) if self.role else None,
             started_at_us=began_us,
             duration_us=_microseconds(self.ended_at) - began_us if self.ended_at else 0,
             outcome="error" if failed else "ok",

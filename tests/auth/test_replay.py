@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.auth.desk import ANA, BEN, FUNCTIONS, make_token, open_desk
+from tests.auth.desk import ANA, BEN, FUNCTIONS, SCHEMA, make_token, open_desk
 from tests.conftest import Database
 from tests.replay.scratch import rows
 
@@ -38,6 +38,23 @@ def run_flux(folder: Path, database: Database, *arguments: str) -> Any:
     )  # fmt: skip
     assert done.stdout, done.stderr
     return json.loads(done.stdout)
+
+
+async def test_exported_test_has_the_role_and_the_claims_of_the_request(
+    tmp_path: Path, database18: Database
+) -> None:
+    (tmp_path / "migrations").mkdir()
+    (tmp_path / "migrations" / "0001_notes.sql").write_text(SCHEMA)
+    async with open_desk(tmp_path, database18) as desk:
+        for user in (ANA, BEN):
+            await desk.post("/note", make_token(user), body=f"of {user}")
+        answer = await desk.get("/notes", make_token(ANA))
+    (tmp_path / "flux.toml").write_text(PROJECT)
+    file = tmp_path / "test_exported.py"
+    request_id = answer.headers["x-request-id"]
+    told = run_flux(tmp_path, database18, "test", "export", request_id, "-o", str(file))
+    assert "claims=" in file.read_text()
+    assert told["check"] == "as recorded", told["message"]
 
 
 async def test_why_names_the_role_and_what_refused_it(tmp_path: Path, database: Database) -> None:
