@@ -23,6 +23,7 @@ from flux_pg.cli.scope import Scope
 from flux_pg.cli.session import Database, connect, open_database
 from flux_pg.explain import plan as plans
 from flux_pg.explain.advice import Advice
+from flux_pg.explain.catalog import Relation
 from flux_pg.explain.document import Statement
 from flux_pg.explain.indexes import Proposal, Trial
 from flux_pg.explain.session import Session
@@ -177,44 +178,53 @@ class Built(Trials):
         self._scope = scope
 
     def _in_transaction(self, proposal: Proposal, sql: str, probe: str | None) -> Trial:
-        database, relation = self._database, proposal.relation
-        table = composed.Identifier(relation.schema, relation.name).as_string(database)
-        found = database.execute(
-            f"select sum(pg_table_size(relid))::bigint as bytes from ({_TREE}) as t".encode(),
-            (table, table),
-        ).fetchone()
-        bytes_ = int(found["bytes"] or 0) if found else 0
+        relation = proposal.relation
+        bytes_ = self._table_bytes(relation)
         if bytes_ > _MOST_BYTES:
             return Trial(
                 proposal, note=f"{relation.qualified} is {size(bytes_)}, above the"
                 f" {size(_MOST_BYTES)} up to which an index is built only to be tried: use hypopg",
             )  # fmt: skip
         for name, value in _LIMITS.items():
-            database.execute("select set_config(%s, %s, true)", (name, value))
+            self._database.execute("select set_config(%s, %s, true)", (name, value))
         before = self._plan(sql, probe)
         self._scope.note(
             f"building an index on {relation.qualified} ({size(bytes_)}), to be rolled back: until"
             f" then nobody can write to it (SHARE lock; waits 1 s for it, takes 60 s at most)"
         )
         start = time.monotonic()
-        database.execute(proposal.named(_NAME).encode())
+        self._database.execute(proposal.named(_NAME).encode())
         after = self._plan(sql, probe)
-        index = composed.Identifier(relation.schema, _NAME).as_string(database)
-        made = database.execute(
-            "select array_agg(c.relname::text) as names, bool_or(i.indcheckxmin) as later,"
-            f" sum(pg_relation_size(c.oid))::bigint as bytes from ({_TREE}) as t"
-            " join pg_class as c on c.oid = t.relid join pg_index as i on i.indexrelid = c.oid"
-            .encode(),
-            (index, index),
-        ).fetchone()  # fmt: skip
-        assert made is not None
-        used: bool | None = _uses(after, set(made["names"]))
-        if not used and made["later"]:
+        names, index_bytes, is_later = self._built(relation)
+        used = _uses(after, names)
+        if not used and is_later:
             return Trial(proposal, note=_UNKNOWN)
         return Trial(
-            proposal, "created", used, before["Total Cost"], after["Total Cost"], made["bytes"],
+            proposal, "created", used, before["Total Cost"], after["Total Cost"], index_bytes,
             f"nobody could write to {relation.qualified} for {time.monotonic() - start:.2f} s",
         )  # fmt: skip
+
+    def _table_bytes(self, relation: Relation) -> int:
+        table = composed.Identifier(relation.schema, relation.name).as_string(self._database)
+        row = self._database.execute(
+            f"select coalesce(sum(pg_table_size(relid)), 0)::bigint as bytes from ({_TREE}) as t",
+            (table, table),
+        ).fetchone()
+        assert row is not None
+        return int(row["bytes"])
+
+    def _built(self, relation: Relation) -> tuple[set[str], int, bool]:
+        """The names of what was built, one for each part; its size; whether it serves only later
+        transactions."""
+        index = composed.Identifier(relation.schema, _NAME).as_string(self._database)
+        row = self._database.execute(
+            "select array_agg(c.relname::text) as names, bool_or(i.indcheckxmin) as later,"
+            f" sum(pg_relation_size(c.oid))::bigint as bytes from ({_TREE}) as t"
+            " join pg_class as c on c.oid = t.relid join pg_index as i on i.indexrelid = c.oid",
+            (index, index),
+        ).fetchone()
+        assert row is not None
+        return set(row["names"]), row["bytes"], row["later"]
 
 
 def _uses(plan: plans.Node, names: set[str]) -> bool:
