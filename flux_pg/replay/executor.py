@@ -81,8 +81,8 @@ class ReplayExecutor(Executor):
             self._pool, self._own_recorder, run, spec, deadline, caller=caller, caller_pool=pool
         )
 
-    def _begin_function_span(self, run: Run) -> SpanRecord:
-        span = super()._begin_function_span(run)
+    def _begin_function_span(self, run: Run, database: RunDatabase) -> SpanRecord:
+        span = super()._begin_function_span(run, database)
         came_in = record_of(run).run.kind in ("http", "job", "schedule")
         if came_in and span.parent_span_id == run.root_span_id:
             span.parent_span_id = None  # a further try stands beside the first one, not below it

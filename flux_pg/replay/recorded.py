@@ -28,6 +28,7 @@ from flux_pg.replay.record import Record, as_json, describe
 from flux_pg.replay.withheld import contains_withheld, is_mark, withhold
 from flux_pg.runtime.boundaries.log import current_log
 from flux_pg.runtime.boundaries.serving import Divergence
+from flux_pg.runtime.callers import SERVICE
 from flux_pg.runtime.dispatcher import FAILED_COMMIT
 from flux_pg.runtime.recording import Ending, Recorder
 from flux_pg.runtime.run import Run, current_run
@@ -154,6 +155,12 @@ class RecordedDatabase(RunDatabase):
     def is_open(self) -> bool:
         """Whether a transaction would be open on the server."""
         return self._began and (self.is_single or self._block() is not None)
+
+    @property
+    def login(self) -> str:
+        """Whose rights it had then."""
+        identity = self._run.invocation.identity
+        return SERVICE if identity is None or self._spec.role == SERVICE else identity.role
 
     async def query(
         self,

@@ -240,7 +240,7 @@ class Executor:
         """Run it until it is recorded, again if it may; what it came to, and the reply."""
         attempt = 0
         while True:
-            span = self._begin_function_span(run)
+            span = self._begin_function_span(run, database)
             try:
                 finished = await self._attempt(run, database, span, deadline)
             except trio.Cancelled as cancelled:
@@ -264,7 +264,7 @@ class Executor:
                 continue
             return finished, await self._record_failure(run, database, span, finished)
 
-    def _begin_function_span(self, run: Run) -> SpanRecord:
+    def _begin_function_span(self, run: Run, database: RunDatabase) -> SpanRecord:
         spec = run.invocation.function
         http = run.invocation.http
         is_large = http is not None and len(http.body) > run.value_limit_bytes
@@ -275,7 +275,7 @@ class Executor:
         identity = run.invocation.identity
         if identity is not None:
             span.attributes = {
-                "role": identity.role if spec.role == "caller" else SERVICE,
+                "role": database.login,
                 "identity": run.redact(identity.shown()),
             }
         if not run.invocation.gateway_spans and len(run.spans) == 1:
@@ -510,7 +510,7 @@ class Executor:
         if not shared:
             database = self._open_database(child, deadline)
             return await self._run_alone(child, database, deadline)
-        span = self._begin_function_span(child)
+        span = self._begin_function_span(child, database)
         child.transaction_open = database.is_open
         block = await database.begin_block()
         block.note_place(called_at)

@@ -23,6 +23,10 @@ FURTHER = """
 async def recite(ctx: Context):
     return [await ctx.call("notes"), await ctx.call("me")]
 
+@define_function(role="service")
+async def recite_all(ctx: Context):
+    return [await ctx.call("notes"), await ctx.call("me")]
+
 @define_function
 async def meddle(ctx: Context, id: int):
     return await ctx.db.query("update notes set owner = 'ben' where id = %s returning id", [id])
@@ -116,13 +120,22 @@ async def test_replay_has_the_role_and_the_claims_of_the_request(
         seen = await desk.get("/notes", make_token(ANA))
         recited = await desk.post("/recite", make_token(BEN))
         assert recited.json()[0] == [{"owner": BEN, "body": "of ben"}]
+        everything = await desk.post("/recite_all", make_token(BEN))
+        assert len(everything.json()[0]) == 2
+        assert everything.json()[1]["claims"]["sub"] == BEN
+        called = desk.harness.rows(
+            "select s.attributes -> 'role' as role from flux.spans as s join flux.executions as e"
+            " using (request_id) where e.parent_request_id = %s and s.kind = 'function'",
+            everything.headers["x-request-id"],
+        )
+        assert [row["role"] for row in called] == ["service", "service"]
         refused = await desk.post("/meddle", make_token(ANA), id=1)
         assert refused.status_code == 500
         anonymous = await desk.get("/board")
     (tmp_path / "flux.toml").write_text(PROJECT)
     flags = () if mode == "as-of" else (mode,)
     flags += ("--yes",) if mode == "--in-place" else ()
-    for answer in (seen, recited, refused, anonymous):
+    for answer in (seen, recited, everything, refused, anonymous):
         request_id = answer.headers["x-request-id"]
         told = await trio.to_thread.run_sync(
             lambda: run_flux(tmp_path, database, "replay", request_id, *flags)  # noqa: B023
