@@ -43,7 +43,7 @@ from flux_pg.replay.lockdown import (
     drop_capabilities,
     lock_down,
 )
-from flux_pg.replay.rebuild import make_invocation
+from flux_pg.replay.rebuild import Functions, make_invocation
 from flux_pg.replay.record import Record, Trail
 from flux_pg.replay.relay import Relay
 from flux_pg.replay.source import RecordedRun
@@ -103,7 +103,8 @@ class Child:
             os.environ.setdefault(name, value)
         self._relay.install()
         install_shims()
-        registry = self._registry = load_functions(self._settings.project_dir)
+        registry = load_functions(self._settings.project_dir)
+        self._functions = Functions(registry.functions)
         described = describe_functions(registry, self._settings)
         deployment = 0
         if pool is not None:
@@ -224,7 +225,7 @@ class Child:
             draws = msgspec.convert(message["draws"], list[Draw])
             following = msgspec.convert(message["following"], list[Draw])
             trail.drawing = Drawing(draws, self._ask)
-            invocation = make_invocation(self._registry.functions, record, kind)
+            invocation = make_invocation(self._functions, record, kind)
             if not self._from_record:
                 _check_claims(invocation)
             await self._ask(self._standing.begin(draws))

@@ -37,9 +37,33 @@ class Unfit(FluxError):
     code = "input-refused"
 
 
-def make_invocation(
-    functions: Mapping[str, FunctionSpec], record: Record, kind: Kind
-) -> Invocation:
+class Functions:
+    """The functions that a process has; how they get their arguments is worked out once."""
+
+    def __init__(self, specs: Mapping[str, FunctionSpec]) -> None:
+        self.specs = specs
+        self._router = Router(tuple(specs.values()))
+        self._binders: dict[tuple[str, tuple[str, ...]], Binder] = {}
+
+    def path_parameters(self, run: RecordedRun) -> dict[str, str]:
+        """What the path of a request says today."""
+        if run.kind != "http":
+            return {}
+        try:
+            match = self._router.match(run.method or "", run.path or "")
+        except TargetError:
+            return {}
+        return dict(match.parameters) if match.route is not None else {}
+
+    def binder(self, spec: FunctionSpec, path_names: tuple[str, ...]) -> Binder:
+        """How a function gets its arguments."""
+        key = (spec.name, path_names)
+        if key not in self._binders:
+            self._binders[key] = Binder(spec, path_names)
+        return self._binders[key]
+
+
+def make_invocation(functions: Functions, record: Record, kind: Kind) -> Invocation:
     """The invocation that repeats a recorded request.
 
     Raises:
@@ -47,16 +71,16 @@ def make_invocation(
             input (`Unfit`); one that refuses that of a job is given as one that says so.
     """
     run = record.run
-    spec = functions.get(run.function or "")
+    spec = functions.specs.get(run.function or "")
     if spec is None:
         raise FluxError(
             f"there is no function {run.function} in this code",
-            f"There are: {', '.join(sorted(functions)) or 'none'}.",
+            f"There are: {', '.join(sorted(functions.specs)) or 'none'}.",
             code="no-function",
         )
-    path = _path_parameters(functions, run)
+    path = functions.path_parameters(run)
     http = _http(record, path) if run.kind == "http" else None
-    binder = Binder(spec, tuple(path))
+    binder = functions.binder(spec, tuple(path))
     body, query = _parts(run, http, path)
     if http is not None and binder.wants_bytes:
         body = Body("raw", http.body)
@@ -149,16 +173,6 @@ def _root_input(run: RecordedRun) -> dict[str, Any]:
 def _body_size(run: RecordedRun) -> int:
     roots = [span.attributes or {} for span in run.spans if span.name == "gateway.request"]
     return int(roots[0].get("body_bytes", 0)) if roots else 0
-
-
-def _path_parameters(functions: Mapping[str, FunctionSpec], run: RecordedRun) -> dict[str, str]:
-    if run.kind != "http":
-        return {}
-    try:
-        match = Router(tuple(functions.values())).match(run.method or "", run.path or "")
-    except TargetError:
-        return {}
-    return dict(match.parameters) if match.route is not None else {}
 
 
 def _http(record: Record, parameters: Mapping[str, str]) -> HttpRequest:
