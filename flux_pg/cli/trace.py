@@ -10,7 +10,7 @@ import click
 from flux_pg.analysis import flame as flame_graph
 from flux_pg.analysis import otlp as otlp_export
 from flux_pg.analysis.queue import attempt_line
-from flux_pg.analysis.text import clean, duration, fit, pad, plural, short_id
+from flux_pg.analysis.text import clean, duration, fit, pad, plural, short_id, show
 from flux_pg.analysis.tree import Tree, build, walk
 from flux_pg.analysis.waterfall import Line, Waterfall, lay_out
 from flux_pg.cli.scope import Scope, examples, scoped
@@ -150,9 +150,10 @@ def own_attempt(document: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def origin_lines(document: dict[str, Any], style: Style, width: int) -> list[str]:
-    """Return where a request came from: its job with the other attempts, and who enqueued it."""
+    """Return where a request came from: its caller, its job with the other attempts, and who
+    enqueued it."""
     job, parent = document.get("job"), document.get("parent")
-    lines = []
+    lines = _caller_line(document)
     if job:
         own = own_attempt(document)
         told = [f"job {short_id(job['job_id'])}", job_state(job, style)]
@@ -168,6 +169,17 @@ def origin_lines(document: dict[str, Any], style: Style, width: int) -> list[str
     for other in others[-_MANY_ATTEMPTS:]:
         lines.append(style.dim(fit(attempt_line(other), width)))
     return lines
+
+
+def _caller_line(document: dict[str, Any]) -> list[str]:
+    """With which role, and for whom, in projects that tell callers apart."""
+    for span in document.get("spans") or []:
+        attributes = span.get("attributes") or {}
+        if span["kind"] == "function" and "role" in attributes:
+            subject = (attributes.get("identity") or {}).get("claims", {}).get("sub")
+            told = f"role {attributes['role']}" + (f"  for {show(subject)}" if subject else "")
+            return [clean(told)]
+    return []
 
 
 def _asked(request: dict[str, Any]) -> str:

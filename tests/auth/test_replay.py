@@ -81,6 +81,12 @@ async def test_why_names_the_role_and_what_refused_it(tmp_path: Path, database: 
         capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert "own_notes on public.notes (ALL to authenticated)" in page
+    traced = subprocess.run(
+        [sys.executable, "-m", "flux_pg", "trace", refused.headers["x-request-id"]],
+        cwd=tmp_path, env={**os.environ, "DATABASE_URL": database.app}, check=True,
+        capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert 'role authenticated  for "ana"' in traced
     assert "flux explain --request" in page
 
 
