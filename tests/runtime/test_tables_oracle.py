@@ -330,7 +330,7 @@ async def write(desk: Desk, model: Model, dice: Dice) -> None:
         rows = model.matching(table, condition)
         for row in rows:
             row.update(values)
-        found = await desk.table(table).update(in_words(condition), values)
+        found = await desk.table(table).update(in_words(condition), values, all_rows=True)
         assert sorted_rows(found) == sorted_rows(rows), (condition, values)
     elif kind == "upsert":
         number = dice.random.randrange(1, 60)
@@ -350,7 +350,7 @@ async def write(desk: Desk, model: Model, dice: Dice) -> None:
         condition = ("and", [dice.condition("lines", 1), dice.condition("lines", 1)])
         rows = model.matching("lines", condition)
         model.tables["lines"] = [row for row in model.tables["lines"] if row not in rows]
-        found = await desk.table("lines").delete(in_words(condition))
+        found = await desk.table("lines").delete(in_words(condition), all_rows=True)
         assert sorted_rows(found) == sorted_rows(rows), condition
 
 
