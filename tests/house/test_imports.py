@@ -15,7 +15,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "flux_pg"
 
 LAYERS = (
-    {"records", "errors", "config", "config_files"},
+    {"records", "errors", "config", "config_auth", "config_files"},
     {"analysis", "explain"},
     {"database"},
     {"runtime", "queue", "gateway", "replay"},
