@@ -32,6 +32,7 @@ _NAME = "flux_trial_of_an_index"
 _MOST_BYTES = 1 << 30
 _LIMITS = {"lock_timeout": "1s", "statement_timeout": "60s"}
 _MOST_TRIALS = 3  # for one piece of advice
+_ALIKE = 1.05  # costs within this factor are no reason for a larger index
 _TREE = "select relid from pg_partition_tree(%s::regclass) union select %s::regclass"
 _UNKNOWN = (
     "rows were changed under an older transaction that is still in sight: Postgres may use the"
@@ -110,7 +111,7 @@ class Trials:
         used = [trial for trial in trials if trial.used]
         unused = [trial for trial in trials if trial.used is False]
         if used:
-            best = min(used, key=lambda trial: trial.cost_after or 0)
+            best = _best(used)
             return replace(advice, remedy=best.proposal.statement, trial=best)
         if unused and len(unused) == len(trials):
             remedy = f"No index: Postgres would not use `{unused[0].proposal.statement}`."
@@ -176,6 +177,7 @@ class Built(Trials):
     def __init__(self, database: Database, session: Session, scope: Scope) -> None:
         super().__init__(database, session)
         self._scope = scope
+        self._announced: set[str] = set()
 
     def _in_transaction(self, proposal: Proposal, sql: str, probe: str | None) -> Trial:
         relation = proposal.relation
@@ -188,10 +190,7 @@ class Built(Trials):
         for name, value in _LIMITS.items():
             self._database.execute("select set_config(%s, %s, true)", (name, value))
         before = self._plan(sql, probe)
-        self._scope.note(
-            f"building an index on {relation.qualified} ({size(bytes_)}), to be rolled back: until"
-            f" then nobody can write to it (SHARE lock; waits 1 s for it, takes 60 s at most)"
-        )
+        self._announce(relation, bytes_)
         start = time.monotonic()
         self._database.execute(proposal.named(_NAME).encode())
         after = self._plan(sql, probe)
@@ -203,6 +202,15 @@ class Built(Trials):
             proposal, "created", used, before["Total Cost"], after["Total Cost"], index_bytes,
             f"nobody could write to {relation.qualified} for {time.monotonic() - start:.2f} s",
         )  # fmt: skip
+
+    def _announce(self, relation: Relation, bytes_: int) -> None:
+        if relation.qualified not in self._announced:
+            self._announced.add(relation.qualified)
+            self._scope.note(
+                f"building indexes on {relation.qualified} ({size(bytes_)}), each to be rolled"
+                " back: until then nobody can write to it (SHARE lock; waits 1 s for it, takes"
+                " 60 s at most)"
+            )
 
     def _table_bytes(self, relation: Relation) -> int:
         table = composed.Identifier(relation.schema, relation.name).as_string(self._database)
@@ -225,6 +233,13 @@ class Built(Trials):
         ).fetchone()
         assert row is not None
         return set(row["names"]), row["bytes"], row["later"]
+
+
+def _best(used: Sequence[Trial]) -> Trial:
+    """The smallest index of those that are about as cheap as the cheapest."""
+    least = min(trial.cost_after or 0 for trial in used)
+    near = [trial for trial in used if (trial.cost_after or 0) <= least * _ALIKE]
+    return min(near, key=lambda trial: trial.size_bytes or 0)
 
 
 def _uses(plan: plans.Node, names: set[str]) -> bool:

@@ -120,6 +120,9 @@ def propose(
     keys = equal + rest or tuple(quoted(name) for name in relation.key)
     if bounds and keys:
         found.append(Proposal(table, keys, where=bounds))
+    if len(equal + rest) > 1:
+        # Behind a policy a condition that is not leakproof is of no use to an index.
+        found.append(Proposal(table, (equal + rest)[:1]))
     for method in ("gin", "gist"):
         for term in terms:
             if term.kind == method:

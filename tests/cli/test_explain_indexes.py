@@ -25,6 +25,7 @@ create table parts (id int not null, kind int) partition by range (id);
 create table parts_1 partition of parts for values from (0) to (12000);
 create table parts_2 partition of parts for values from (12000) to (100000);
 create table guarded (id int primary key, amount numeric);
+create table veiled (id int primary key, owner text, amount numeric);
 create table busy (id int primary key, kind int) with (fillfactor = 50);
 create table twice (id int primary key, email text);
 create table served (id int primary key, kind int);
@@ -37,6 +38,7 @@ insert into big select i, 'o' || i % 500, 'U' || i || '@x', i % 1000, i % 400 = 
 insert into lines select i, i from generate_series(1, {ROWS}) as i;
 insert into parts select i, i % 1000 from generate_series(1, 24000) as i;
 insert into guarded select i, i from generate_series(1, {ROWS}) as i;
+insert into veiled select i, 'u' || i % 900, i from generate_series(1, {ROWS}) as i;
 insert into busy select i, i % 1000 from generate_series(1, {ROWS}) as i;
 insert into twice select i, 'same' from generate_series(1, {ROWS}) as i;
 insert into served select i, i % 1000 from generate_series(1, {ROWS}) as i;
@@ -145,6 +147,18 @@ def test_an_index_that_postgres_would_not_use_is_withdrawn(
     [warning] = warnings(bare, sql, "--verify-indexes", code="sequential-scan")
     assert warning["index"]["used"] is False
     assert warning["remedy"].startswith("No index: Postgres would not use `create index")
+
+
+def test_a_column_that_a_policy_makes_useless_is_left_out_of_the_index(
+    bare: Flux, big: psycopg.Connection[Any]
+) -> None:
+    big.execute("alter table veiled enable row level security")
+    big.execute("create policy own on veiled using (owner = current_setting('app.me', true))")
+    sql = "select * from veiled where amount = 7"
+    [warning] = warnings(
+        bare, sql, "--set", "app.me=u1", "--verify-indexes", code="sequential-scan"
+    )
+    assert warning["remedy"] == "create index concurrently on public.veiled (owner)"
 
 
 def test_a_foreign_key_without_index_is_tried_as_postgres_looks_for_rows(
