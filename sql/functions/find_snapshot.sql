@@ -5,7 +5,8 @@ as $$
 declare
     v_epoch jsonb := (select s.value from flux.settings as s where s.name = 'epoch');
 begin
-    if v_epoch ->> 'id' is distinct from flux.current_epoch() then
+    -- Before the first table is tracked there is none.
+    if v_epoch ->> 'id' <> flux.current_epoch() then
         raise exception 'this database was restored and its transaction ids are not those of the log'
             using errcode = 'ZF006', hint = 'Call flux.track_missing() once, as its owner.';
     end if;
@@ -31,7 +32,7 @@ begin
                 order by l.request_id desc
                 limit 100
             ) as e
-            where e.ended_at <= p_at and e.ended_at >= (v_epoch ->> 'since')::timestamptz
+            where e.ended_at <= p_at and e.ended_at >= coalesce((v_epoch ->> 'since')::timestamptz, '-infinity')
             order by e.ended_at desc
             limit 1
         )

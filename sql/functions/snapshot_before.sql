@@ -12,7 +12,8 @@ begin
     if not found then
         raise exception 'no request %', p_request
             using errcode = 'ZF002', hint = 'It was never recorded here, or it was pruned.';
-    elsif v_epoch ->> 'id' is distinct from flux.current_epoch()
+    -- Before the first table is tracked there is no epoch, and nothing whose transactions matter.
+    elsif v_epoch ->> 'id' <> flux.current_epoch()
         or v_request.started_at < (v_epoch ->> 'since')::timestamptz
     then
         raise exception 'request % ran before this database was restored: its transaction ids mean nothing here',

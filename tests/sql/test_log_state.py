@@ -263,3 +263,17 @@ def test_a_time_that_has_not_come_yet_is_refused(log: Log) -> None:
             question()
         assert refused.value.sqlstate == "ZF001"
         assert "has not come yet" in str(refused.value)
+
+
+def test_before_any_table_is_tracked_there_is_a_state_before_a_request(log: Log) -> None:
+    with psycopg.connect(log.database.superuser, autocommit=True) as conn:
+        conn.execute("delete from flux.settings where name = 'epoch'")
+        conn.execute(
+            "insert into flux.execution_log (request_id, trace_id, root_span_id, kind, started_at,"
+            " duration_us, state, outcome, snapshot) values (gen_random_uuid(), gen_random_uuid(),"
+            " 1, 'invoke', now(), 1, 'completed', 'ok', pg_current_snapshot())"
+        )
+        asked = (
+            "select flux.snapshot_before(request_id)::text = snapshot::text from flux.execution_log"
+        )
+        assert conn.execute(asked).fetchone() == (True,)
