@@ -122,6 +122,7 @@ class Project:
     def export(self, name: str, check: str) -> dict[str, Any]:
         """Export a request into tests/; the document."""
         file = self.folder / "tests" / f"test_{name}.py"
+        file.parent.mkdir(exist_ok=True)
         code, out, err = self.flux(self.requests[name], "-o", str(file), "--json")
         assert code == 0, err
         document: dict[str, Any] = json.loads(out)
