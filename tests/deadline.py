@@ -27,6 +27,7 @@ SHARE = 0.9
 LOG_LINES = 40
 _TIMER = pytest.StashKey[threading.Timer]()
 _CANCEL_AT = pytest.StashKey[float]()
+_TEST = pytest.StashKey[Any]()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -55,7 +56,8 @@ def pytest_timeout_cancel_timer(item: pytest.Item) -> bool | None:
 @pytest.hookimpl(tryfirst=True, hookwrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Limit the test itself; before pytest-trio makes a plain function of it."""
-    test = getattr(item, "obj", None)
+    # Tried again, it is what pytest-trio has made of it the first time.
+    test = item.stash.setdefault(_TEST, getattr(item, "obj", None))
     if _CANCEL_AT in item.stash and not hasattr(test, "hypothesis"):
         item.obj = _limited(test, item.stash[_CANCEL_AT])  # type: ignore[attr-defined]
     yield
