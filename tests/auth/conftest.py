@@ -1,13 +1,23 @@
-"""Puts back what projects with callers change for the whole server."""
+"""Puts back what projects with callers change for the whole server, and for the whole process."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 
 from flux_pg.database import roles
+
+
+@pytest.fixture(autouse=True)
+def environment_as_it_was() -> Iterator[None]:
+    """A served project sets what its .env says, unless it is set."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)
