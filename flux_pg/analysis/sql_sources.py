@@ -9,6 +9,7 @@ Laws:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,6 +19,9 @@ import sqlglot
 from sqlglot import exp
 
 from flux_pg.analysis.placeholders import numbered
+
+# It warns on standard error of statements that it does not know; what they are is told here.
+logging.getLogger("sqlglot").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ in pg_class, which building an index refreshes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 import psycopg
@@ -20,7 +19,7 @@ from psycopg import sql as composed
 from flux_pg.cli.explain_page import size
 from flux_pg.cli.explain_plan import NotPlanned, as_role, plan_of
 from flux_pg.cli.scope import Scope
-from flux_pg.cli.session import Database, connect, open_database
+from flux_pg.cli.session import Database, open_database
 from flux_pg.explain import plan as plans
 from flux_pg.explain.advice import Advice
 from flux_pg.explain.catalog import Relation
@@ -58,7 +57,8 @@ def try_indexes(
     if schema is not None:
         _try_all(Pretended(database, who, schema), statements)
     if build:
-        with _owner(scope) as owner:
+        # Its owner, and no superuser: planning runs functions of the project.
+        with open_database(scope.settings, admin=True) as owner:
             _try_all(Built(owner, who, scope), statements)
 
 
@@ -69,22 +69,6 @@ def _hypopg(database: Database) -> str | None:
         " join pg_namespace as n on n.oid = e.extnamespace where e.extname = 'hypopg'"
     ).fetchone()
     return None if row is None else str(row["schema"])
-
-
-@contextmanager
-def _owner(scope: Scope) -> Iterator[Database]:
-    """A login that may build indexes and become the role: of the embedded server, its superuser."""
-    settings = scope.settings
-    if settings.admin_url is not None or settings.database_url is not None:
-        with open_database(settings, admin=True) as database:
-            yield database
-        return
-    from flux_pg.database.cluster import SUPERUSER
-    from flux_pg.database.embedded import EmbeddedServer
-
-    server = EmbeddedServer(settings.state_dir)
-    with server, connect(server.dsn(SUPERUSER)) as database:
-        yield database
 
 
 def _try_all(trials: Trials, statements: Sequence[Statement]) -> None:

@@ -28,6 +28,7 @@ import outcome
 import trio
 
 from flux_pg.database.connection import Connection, Error
+from flux_pg.database.pipeline import Statement, run_batch
 from flux_pg.errors import DatabaseUnreachable, UsageError
 
 AnyConnection = Connection[Any]
@@ -96,6 +97,7 @@ class Pool:
         check_idle_s: A connection unused for this long is asked before it is handed out.
         check_timeout_s: How long that question, or a clean-up, may take.
         backoff_s: First and longest pause between attempts to connect.
+        reopens: Whether connections can be opened later; if not, one is emptied to be forgotten.
         connect: How to connect; keyword arguments of `Connection.connect` are in `options`.
         jitter: A random number from 0 to 1 each call.
         options: Passed to `connect`; `autocommit` is True unless given.
@@ -113,6 +115,7 @@ class Pool:
         check_idle_s: float = 30.0,
         check_timeout_s: float = 5.0,
         backoff_s: tuple[float, float] = (0.05, 5.0),
+        reopens: bool = True,
         connect: Callable[..., Awaitable[AnyConnection]] = Connection.connect,
         jitter: Callable[[], float] = random.Random().random,  # noqa: B008
         **options: Any,
@@ -125,6 +128,7 @@ class Pool:
         self.check_idle_s = check_idle_s
         self.check_timeout_s = check_timeout_s
         self._configure = configure
+        self._reopens = reopens
         self._connect = connect
         self._options: dict[str, Any] = {"autocommit": True, **options}
         self._jitter = jitter
@@ -355,6 +359,19 @@ class Pool:
                 self._drop(self._idle.popleft()[0])
         if self._drained is not None and not self._out:
             self._drained.set()
+
+    async def forget(self, conn: AnyConnection) -> None:
+        """Let nothing that its owner set for the session reach the next one; then release it."""
+        if not self._reopens and not conn.closed:
+            if not conn.is_clean():
+                await conn.restore()
+            if not conn.closed:
+                (await run_batch(conn, [Statement("discard all", prepare=False)])).check()
+                if self._configure is not None:
+                    await self._configure(conn)
+        elif not conn.closed:
+            await conn.close()
+        await self.release(conn)
 
     def _drop(self, conn: AnyConnection) -> None:
         """Close one that is counted nowhere any more; there is room for another."""

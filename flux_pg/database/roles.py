@@ -55,7 +55,8 @@ def restrict_callers(conn: psycopg.Connection, dbname: str) -> None:
              "app": sql.Identifier(APP)}  # fmt: skip
     for statement in (
         "revoke temporary on database {database} from public",
-        "grant temporary on database {database} to {admin}, {app}",
+        # flux_owner: what keeps the record small works with temporary tables.
+        "grant temporary on database {database} to {admin}, {app}, flux_owner",
     ):
         conn.execute(sql.SQL(statement).format(**names))
 
@@ -65,14 +66,27 @@ select r.rolname::text as login,
     pg_catalog.pg_has_role(r.oid, 'flux_caller', 'usage') as is_caller,
     array(
         select t.rolname::text from pg_catalog.pg_roles as t
-        where pg_catalog.pg_has_role(r.oid, t.oid, 'member')
-            and (t.rolsuper or t.rolbypassrls or t.rolcreaterole
-                or t.rolname in ('flux_runtime', 'flux_reader', 'flux_owner'))
-        order by t.rolname
+        where pg_catalog.pg_has_role(r.oid, t.oid, 'member') and case
+            when t.oid = r.oid
+                then t.rolsuper or t.rolbypassrls or t.rolcreaterole or t.rolreplication
+            else t.rolname <> 'flux_caller' end
+        order by t.oid <> r.oid, not exists (
+            select from pg_catalog.pg_auth_members as m
+            where m.member = r.oid and m.roleid = t.oid
+        ), t.rolname limit 4
     ) as powers,
     array(
-        select c.oid::regclass::text from pg_catalog.pg_class as c
-        where c.relkind in ('r', 'p') and pg_catalog.pg_has_role(r.oid, c.relowner, 'member')
+        select o.name
+        from (
+            select c.oid::regclass::text, c.relowner from pg_catalog.pg_class as c
+            where c.relkind in ('r', 'p', 'v', 'm')
+            union all
+            select p.oid::regprocedure::text, p.proowner from pg_catalog.pg_proc as p
+            union all
+            select 'schema ' || pg_catalog.quote_ident(n.nspname), n.nspowner
+            from pg_catalog.pg_namespace as n
+        ) as o (name, owner)
+        where o.owner = r.oid
         order by 1 limit 3
     ) as owned,
     pg_catalog.has_database_privilege(

@@ -98,6 +98,10 @@ class Authenticator:
             # What Postgres cannot keep as jsonb would fail in every policy.
             if "\\u0000" in json.dumps(claims, allow_nan=False):
                 raise jwt.InvalidTokenError("a claim holds a NUL character")
+            try:
+                json.dumps(claims, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                raise jwt.InvalidTokenError("a claim holds half a surrogate pair") from None
         except KeysUnavailable as error:
             raise Refused(
                 503, "auth.keys", "keys-unavailable", str(error),
@@ -164,7 +168,7 @@ def _read_secret(variable: str, environment: Mapping[str, str]) -> bytes:
         what = "is not set" if not secret else f"holds {len(secret)} bytes"
         raise UsageError(
             f"auth.secret_variable: {variable} {what}; a secret of tokens needs at least "
-            f"{MIN_SECRET_BYTES}",
+            f"{MIN_SECRET_BYTES} bytes",
             f"Set {variable} in the environment or in .env, such as to the output of "
             "`openssl rand -hex 32`.",
             code="bad-setting",

@@ -149,6 +149,7 @@ class Child:
             client_encoding="utf8",
             max_lifetime_s=_FOREVER_S,
             max_idle_s=_FOREVER_S,
+            reopens=False,
         )
         connections = [await pool.acquire() for _ in range(size)]
         for conn in connections:

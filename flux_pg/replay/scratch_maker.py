@@ -133,6 +133,8 @@ class Maker:
             self._scratch.drop(self._copy)
         self._copy = self._scratch.create(self._base, self._owner)
         # What is set for a database is not copied with it.
+        if self._callers:
+            self._scratch.restrict_callers(self._copy, self._source.login)
         with self._connection(self._scratch.dsn(LOADER, self._copy)) as conn:
             problems = definitions.apply_settings(conn, self._copy, self._source)
         self.notes += [one for one in problems if one not in self.notes]

@@ -254,14 +254,14 @@ async def open_application(
             await pool.aclose()
 
 
-def make_pool(settings: Settings, url: str) -> Pool:
+def make_pool(settings: Settings, url: str, *, prepares: bool = True) -> Pool:
     """A pool for the transactions of functions, with one login."""
     return Pool(
         url,
         max_size=settings.pool_size,
         configure=configure_connection,
         client_encoding="utf8",  # results are recorded as the server sends them
-        prepare_threshold=5 if settings.prepare_statements == "on" else None,
+        prepare_threshold=5 if prepares and settings.prepare_statements == "on" else None,
     )
 
 
@@ -274,7 +274,10 @@ async def open_callers(pool: Pool, settings: Settings, environment: Mapping[str,
     async with pool.connection() as conn:
         key = await read_claims_key(conn)
     pools = {
-        role: make_pool(settings, url) for role, url in settings.caller_urls(environment).items()
+        # Nothing is prepared: hostile SQL could put a statement of its own under the name, and read
+        # the signatures that the next request gives it.
+        role: make_pool(settings, url, prepares=False)
+        for role, url in settings.caller_urls(environment).items()
     }
     callers = Callers(key, pools)
     try:

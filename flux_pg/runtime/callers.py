@@ -4,8 +4,9 @@ Law: a function's own SQL can neither say who the caller is nor learn what says 
 signed with a key that the runtime reads with a login of its own; the server checks the signature
 when the transaction begins and seals the claims to that transaction of that session
 (`flux.assume`). A caller's login may write no record: what the runtime has to do in its
-transactions goes through one door, with a token for the request (`flux.for_caller`). Signatures and
-tokens travel as parameters only, which no SQL can see.
+transactions goes through one door, with a token for the request and what is to be done
+(`flux.for_caller`). Signatures and tokens travel as parameters only, and never to a named prepared
+statement: a function's SQL could have put one of its own under that name.
 """
 
 from __future__ import annotations
@@ -36,20 +37,24 @@ _SKEW_S = 300
 """How far the clocks of this machine and of the server may be apart."""
 
 _CONTEXT = FixedQuery(
-    "select pg_catalog.pg_current_snapshot()::text,"
-    " pg_catalog.set_config('flux.request_id', $1::text, true),"
+    "select pg_catalog.pg_current_snapshot()::pg_catalog.text,"
+    " pg_catalog.set_config('flux.request_id', $1::pg_catalog.text, true),"
     " pg_catalog.set_config('flux.span_id', $2, true),"
     " pg_catalog.set_config('statement_timeout', $3, true),"
-    " flux.assume($1::uuid, $4, $5, $6)",
+    " flux.assume($1::pg_catalog.uuid, $4, $5, $6)",
     6,
 )
+_COLLECTS, _ENQUEUES = "collect_attempted", "enqueue"
 _DOOR = FixedQuery("select flux.for_caller($1, $2, $3, $4)", 4)
 _COLLECT = FixedQuery(
-    "select flux.for_caller($1::text::uuid, $2, 'collect_attempted', array[$1::text])", 2
+    "select flux.for_caller($1::pg_catalog.text::pg_catalog.uuid, $2, 'collect_attempted',"
+    " array[$1::pg_catalog.text])",
+    2,
 )
 _COLLECT_AFTER = FixedQuery(
-    "select c.changes, c.changes::json -> -1 ->> 'seq' from (select"
-    " flux.for_caller($1::text::uuid, $2, 'collect_attempted', array[$1::text, $3]) as changes"
+    "select c.changes, c.changes::pg_catalog.json -> -1 ->> 'seq' from (select"
+    " flux.for_caller($1::pg_catalog.text::pg_catalog.uuid, $2, 'collect_attempted',"
+    " array[$1::pg_catalog.text, $3]) as changes"
     ") as c",
     3,
 )
@@ -95,16 +100,16 @@ class Caller:
         signature = self._signer.sign("assume", request_id, expires, self._claims)
         return _CONTEXT.bind(request_id, span, str(timeout_ms), self._claims, expires, signature)
 
-    def _token(self, request_id: str) -> str:
-        return self._signer.sign("runtime", request_id)
+    def _token(self, request_id: str, operation: str) -> str:
+        return self._signer.sign("runtime", request_id, operation)
 
     def collect(self, request_id: str) -> FixedStatement:
         """Reads back what a request changed."""
-        return _COLLECT.bind(request_id, self._token(request_id))
+        return _COLLECT.bind(request_id, self._token(request_id, _COLLECTS))
 
     def collect_after(self, request_id: str, seq: str) -> FixedStatement:
         """Reads back what it changed after `seq`, and the newest seq."""
-        return _COLLECT_AFTER.bind(request_id, self._token(request_id), seq)
+        return _COLLECT_AFTER.bind(request_id, self._token(request_id, _COLLECTS), seq)
 
     def through(self, statement: Sendable) -> Sendable:
         """A statement of the recorder, for the caller's login: `select flux.NAME($1, ...)`."""
@@ -115,7 +120,12 @@ class Caller:
         array = b"{" + b",".join(map(_element, values)) + b"}"
         return FixedStatement(
             _DOOR,
-            [request_id.encode(), self._token(request_id).encode(), operation.encode(), array],
+            [
+                request_id.encode(),
+                self._token(request_id, operation).encode(),
+                operation.encode(),
+                array,
+            ],
         )
 
     def push(self, request_id: str, parameters: Sequence[Any]) -> Statement:
@@ -123,7 +133,7 @@ class Caller:
         given = list(parameters)
         if given[2] is not None:
             given[2] = f"{given[2]} seconds"
-        return Statement(_PUSH, (request_id, self._token(request_id), given))
+        return Statement(_PUSH, (request_id, self._token(request_id, _ENQUEUES), given))
 
 
 class Callers:

@@ -22,7 +22,7 @@ _CALL = re.compile(r"([A-Za-z_][\w$]*|\"[^\"]+\")\s*\(")
 _WRITES_INSIDE = re.compile(r"\b(insert|update|delete|merge|into|call|do)\b", re.I)
 _NAME = re.compile(r"(\.\s*)?(?:\"([^\"]+)\"|([A-Za-z_\x80-\U0010ffff][\w$]*))(\s*\()?")
 _LEAVES_STATE = re.compile(
-    r"\b(set_config|temp|temporary|pg_(?:try_)?advisory_lock\w*|with\s+hold|listen|prepare"
+    r"\b(set_config|temp|temporary|pg_(?:try_)?advisory_lock\w*|with\s+hold|listen|prepare|deallocate"
     r"|pg_temp|load)\b",
     re.I,
 )

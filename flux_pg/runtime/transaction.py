@@ -225,13 +225,14 @@ class Transaction:
         first = not self._begun
         prefix = self._prefix(text, request_id, span_id)
         suffix = self._suffix(text, request_id)
+        # Also if it fails, or nobody waits for its end: not all of it is undone by a rollback.
+        self._leaves_state = self._leaves_state or text.leaves_state or self._may_hide(text)
         try:
             batch = await self._send([*prefix, statement, *suffix], first=first)
         except BaseException:
             if not self.failed and not self.lost:
                 self._restore_state(before)  # nothing was sent
             raise
-        self._leaves_state = self._leaves_state or text.leaves_state or self._may_hide(text)
         self._settles = self._settles or text.verb in _MAKES_CONSTRAINTS
         if text.reads_only:
             self._read.append(str(statement.query))
@@ -656,10 +657,11 @@ class Transaction:
         conn, self._conn = self._conn, None
         if conn is None:
             return
-        if self._leaves_state and not conn.closed:
+        if self._leaves_state:
             # Temporary tables, session locks and settings must not reach the next request.
-            await conn.close()
-        await self._pool.release(conn)
+            await self._pool.forget(conn)
+        else:
+            await self._pool.release(conn)
 
 
 def _cut_off() -> psycopg.Error:

@@ -5,10 +5,12 @@ language plpgsql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if p_signature is distinct from flux.sign(
+    -- Not IS DISTINCT FROM: of a part that is null the signature is null, as one that is not given.
+    if (p_signature = flux.sign(
         'assume' || chr(10) || p_request_id || chr(10) || p_expires || chr(10) || p_claims
-    ) then
-        raise exception 'claims for request % are not signed by the runtime', p_request_id
+    )) is not true then
+        raise exception 'claims for request % are not signed by the runtime',
+            coalesce(p_request_id::text, 'null')
             using errcode = 'ZF003', hint = 'Only the runtime says who a caller is.';
     end if;
     if p_expires < extract(epoch from clock_timestamp()) then

@@ -13,7 +13,7 @@ begin
     ) then
         return null;
     end if;
-    if v_seal <> flux.claims_seal(v_claims) then
+    if (v_seal = flux.claims_seal(v_claims)) is not true then
         raise exception 'the claims of this transaction are not what the runtime set'
             using errcode = 'ZF003',
                 hint = 'flux.claims and flux.seal are set by Flux alone, when a request''s transaction begins.';

@@ -9,8 +9,12 @@ as $$
 declare
     a constant text[] := p_arguments;
 begin
-    if p_token is distinct from flux.sign('runtime' || chr(10) || p_request_id) then
-        raise exception 'only the runtime may do % for request %', p_operation, p_request_id
+    -- A null part makes the signature null: that is refused, too.
+    if (p_token = flux.sign(
+        'runtime' || chr(10) || p_request_id || chr(10) || p_operation
+    )) is not true then
+        raise exception 'only the runtime may do % for request %',
+            coalesce(p_operation, 'null'), coalesce(p_request_id::text, 'null')
             using errcode = 'ZF003', hint = 'This login is for the functions of callers.';
     end if;
     case p_operation

@@ -150,6 +150,11 @@ async def test_a_caller_has_no_other_rights(sql: str, tmp_path: Path, database18
         f"select flux.assume(gen_random_uuid(), '{BENS}', 9999999999, null)",
         "select flux.for_caller(gen_random_uuid(), 'guessed', 'enqueue', '{as_service}')",
         "select flux.for_caller(gen_random_uuid(), null, 'enqueue', '{as_service}')",
+        f"select flux.assume(null, '{BENS}', null, null)",
+        f"select flux.assume(gen_random_uuid(), '{BENS}', null, null)",
+        "select flux.assume(gen_random_uuid(), null, 9999999999, null)",
+        "select flux.for_caller(null, null, 'enqueue', '{as_service}')",
+        "select flux.for_caller(gen_random_uuid(), null, null, '{as_service}')",
     ],
 )
 async def test_what_the_runtime_says_cannot_be_said_without_its_key(
@@ -157,6 +162,29 @@ async def test_what_the_runtime_says_cannot_be_said_without_its_key(
 ) -> None:
     async with open_desk(tmp_path, database18, FUNCTIONS) as desk:
         assert await _attack(desk, sql) == {"sqlstate": FORGED}
+
+
+async def test_statement_of_a_name_that_the_runtime_uses_is_never_run(
+    tmp_path: Path, database18: Database
+) -> None:
+    """Else one put under that name by a caller would be given the signatures of the next."""
+    prepared = "select count(*)::int as n from pg_prepared_statements"
+    async with open_desk(tmp_path, database18, FUNCTIONS, pool_size=1) as desk:
+        for _ in range(8):
+            assert await _attack(desk, CLAIM, prepared) == {"rows": [{"n": 0}]}
+
+
+async def test_connection_of_a_caller_whose_block_failed_is_not_used_again(
+    tmp_path: Path, database18: Database
+) -> None:
+    """PREPARE and session locks stay after a rollback."""
+    own = "select pg_backend_pid() as pid"
+    block = "do $$ begin execute 'prepare mine as select 1'; raise 'no' using errcode = 'P0009'"
+    async with open_desk(tmp_path, database18, FUNCTIONS, pool_size=1) as desk:
+        before = await _attack(desk, own)
+        assert await _attack(desk, own) == before
+        assert await _attack(desk, block + "; end $$") == {"sqlstate": "P0009"}
+        assert await _attack(desk, own) != before
 
 
 async def test_seal_of_another_request_is_worth_nothing(tmp_path: Path, database: Database) -> None:

@@ -40,7 +40,8 @@ async def _refusal(folder: Path, database: Database, login: str) -> UsageError:
         ("create role odd login", "is not in flux_caller", "grant flux_caller to"),
         ("create role odd login in role flux_runtime, flux_caller", "flux_runtime", "login of"),
         ("create role odd login bypassrls in role flux_caller", "is or may become odd", "login of"),
-        ("create role odd login in role flux_admin, flux_caller", "flux_runtime", "login of"),
+        ("create role odd login in role pg_monitor, flux_caller", "pg_monitor", "login of"),
+        ("create role odd login in role flux_admin, flux_caller", "flux_admin", "login of"),
         (
             "create role odd login in role flux_caller; create schema odds; create table odds.t ();"
             " alter table odds.t owner to odd",

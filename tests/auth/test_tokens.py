@@ -106,6 +106,10 @@ BAD = {
     "of another issuer": lambda: make_token(ANA, aud="flux", iss="another"),
     "of no issuer": lambda: make_token(ANA, aud="flux"),
     "with a NUL": lambda: make_token("a\0b", aud="flux", iss="tests"),
+    "with half a character": lambda: make_token("\ud800", aud="flux", iss="tests"),
+    "with half a character in a name": lambda: make_token(
+        "ana", aud="flux", iss="tests", **{"\ud800": 1}
+    ),
     "with a sub that is no text": _numbered,
     "with a claim that is no JSON": lambda: make_token(
         ANA, aud="flux", iss="tests", n=float("nan")
