@@ -26,6 +26,7 @@ def ensure_logins(conn: psycopg.Connection) -> None:
         if not _exists(conn, "select from pg_roles where rolname = %s", name):
             conn.execute(sql.SQL("create role {} login").format(sql.Identifier(name)))
         conn.execute(sql.SQL("grant flux_runtime, flux_reader to {}").format(sql.Identifier(name)))
+    _let_become(conn, ADMIN, APP)
 
 
 def ensure_callers(conn: psycopg.Connection, names: Iterable[str]) -> None:
@@ -39,11 +40,15 @@ def ensure_callers(conn: psycopg.Connection, names: Iterable[str]) -> None:
             conn.execute(sql.SQL("create role {}").format(sql.Identifier(name)))
         conn.execute(sql.SQL("alter role {} login").format(sql.Identifier(name)))
         conn.execute(sql.SQL("grant flux_caller to {}").format(sql.Identifier(name)))
-        # So that `flux explain --as` can plan as the role; its rights are not the owner's.
-        apart = "" if conn.info.server_version < 160000 else " with inherit false, set true"
-        member = sql.SQL("grant {} to {}" + apart)
-        conn.execute(member.format(sql.Identifier(name), sql.Identifier(ADMIN)))
+        _let_become(conn, ADMIN, name)
     conn.execute(sql.SQL("alter role {} bypassrls").format(sql.Identifier(APP)))
+
+
+def _let_become(conn: psycopg.Connection, owner: str, name: str) -> None:
+    """So that `flux explain` can plan as the role; its rights are not the owner's."""
+    apart = "" if conn.info.server_version < 160000 else " with inherit false, set true"
+    member = sql.SQL("grant {} to {}" + apart)
+    conn.execute(member.format(sql.Identifier(name), sql.Identifier(owner)))
 
 
 def restrict_callers(conn: psycopg.Connection, dbname: str) -> None:
