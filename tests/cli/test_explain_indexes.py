@@ -206,13 +206,14 @@ def test_an_index_that_is_not_valid_is_to_be_rebuilt(
 
 
 def test_an_owner_who_may_not_become_the_role_is_told_what_to_do(
-    bare: Flux, big: psycopg.Connection[Any]
+    bare: Flux, big: psycopg.Connection[Any], filled: Database
 ) -> None:
-    big.execute("revoke flux_app from flux_admin")
-    try:
-        page = bare("explain", "select * from big where kind = 7", "--verify-indexes").out
-    finally:
-        roles.ensure_logins(big)
+    with psycopg.connect(filled.superuser, autocommit=True) as superuser:
+        superuser.execute("revoke flux_app from flux_admin")
+        try:
+            page = bare("explain", "select * from big where kind = 7", "--verify-indexes").out
+        finally:
+            roles.ensure_logins(superuser)
     assert "try again after: grant flux_app to flux_admin" in page
 
 
