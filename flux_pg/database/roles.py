@@ -51,17 +51,17 @@ def _let_become(conn: psycopg.Connection, owner: str, name: str) -> None:
     conn.execute(member.format(sql.Identifier(name), sql.Identifier(owner)))
 
 
-def restrict_callers(conn: psycopg.Connection, dbname: str) -> None:
+def restrict_callers(conn: psycopg.Connection, dbname: str, service: str = APP) -> None:
     """Keep callers from making temporary tables in a database; conn is a superuser's. Idempotent.
 
     One would stay with its connection and stand in the way of the real table in the next request.
     """
     names = {"database": sql.Identifier(dbname), "admin": sql.Identifier(ADMIN),
-             "app": sql.Identifier(APP)}  # fmt: skip
+             "service": sql.Identifier(service)}  # fmt: skip
     for statement in (
         "revoke temporary on database {database} from public",
         # flux_owner: what keeps the record small works with temporary tables.
-        "grant temporary on database {database} to {admin}, {app}, flux_owner",
+        "grant temporary on database {database} to {admin}, {service}, flux_owner",
     ):
         conn.execute(sql.SQL(statement).format(**names))
 

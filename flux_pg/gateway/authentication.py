@@ -96,10 +96,11 @@ class Authenticator:
                 options={"require": ["exp"], "verify_aud": bool(rules.audience)},
             )
             # What Postgres cannot keep as jsonb would fail in every policy.
-            if "\\u0000" in json.dumps(claims, allow_nan=False):
+            text = json.dumps(claims, allow_nan=False, ensure_ascii=False)
+            if "\\u0000" in text:
                 raise jwt.InvalidTokenError("a claim holds a NUL character")
             try:
-                json.dumps(claims, ensure_ascii=False).encode()
+                text.encode()
             except UnicodeEncodeError:
                 raise jwt.InvalidTokenError("a claim holds half a surrogate pair") from None
         except KeysUnavailable as error:

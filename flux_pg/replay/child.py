@@ -49,8 +49,8 @@ from flux_pg.replay.relay import Relay
 from flux_pg.replay.source import RecordedRun
 from flux_pg.replay.withheld import BlindRedactor, is_mark
 from flux_pg.runtime.application import (
-    configure_connection,
     describe_functions,
+    make_pool,
     read_claims_key,
 )
 from flux_pg.runtime.boundaries.install import install_shims
@@ -138,15 +138,18 @@ class Child:
         urls = self._settings.caller_urls(environment)
         async with pool.connection() as conn:
             key = await read_claims_key(conn)
-        pools = {role: await self._fill_pool(url, CALLER_CONNECTIONS) for role, url in urls.items()}
+        pools = {
+            role: await self._fill_pool(url, CALLER_CONNECTIONS, prepares=False)  # as when served
+            for role, url in urls.items()
+        }
         return Callers(key, pools)
 
-    async def _fill_pool(self, url: str, size: int) -> Pool:
-        pool = Pool(
+    async def _fill_pool(self, url: str, size: int, *, prepares: bool = True) -> Pool:
+        pool = make_pool(
+            self._settings,
             url,
+            prepares=prepares,
             max_size=size,
-            configure=configure_connection,
-            client_encoding="utf8",
             max_lifetime_s=_FOREVER_S,
             max_idle_s=_FOREVER_S,
             reopens=False,

@@ -171,12 +171,7 @@ class ScratchServer:
     def restrict_callers(self, name: str, login: str) -> None:
         """Let callers make no temporary tables in a database; the service's login may."""
         assert self._guard is not None
-        roles.restrict_callers(self._guard, name)
-        self._execute(
-            sql.SQL("grant temporary on database {} to {}").format(
-                sql.Identifier(name), sql.Identifier(login)
-            )
-        )
+        roles.restrict_callers(self._guard, name, login)
 
     def blank(self) -> str:
         """The template that every scratch database starts from: schema flux and nothing else.

@@ -254,14 +254,14 @@ async def open_application(
             await pool.aclose()
 
 
-def make_pool(settings: Settings, url: str, *, prepares: bool = True) -> Pool:
-    """A pool for the transactions of functions, with one login."""
+def make_pool(settings: Settings, url: str, *, prepares: bool = True, **options: Any) -> Pool:
+    """A pool for the transactions of functions, with one login; `options` are the pool's."""
     return Pool(
         url,
-        max_size=settings.pool_size,
         configure=configure_connection,
         client_encoding="utf8",  # results are recorded as the server sends them
         prepare_threshold=5 if prepares and settings.prepare_statements == "on" else None,
+        **{"max_size": settings.pool_size, **options},
     )
 
 
